@@ -1,0 +1,156 @@
+"""`de train-ldm`: trains the embedded world's latent diffusion model from nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from engine.data.world import render_scene
+from engine.ldm.denoising import DenoisingSettings, DenoisingTrainer
+from engine.ldm.embedded import (
+    assemble,
+    build_autoencoder,
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    patches_of,
+)
+
+# Scenes of the diffusion model come from seeds that no labelled split uses.
+FIRST_SEED = 10_000_000
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Sizes of the two trainings: the decoder and the denoiser."""
+
+    scenes: int = 40_000
+    steps: int = 12_000
+    batch_size: int = 32
+    learning_rate: float = 6e-4
+    decoder_steps: int = 1500
+    decoder_batch_size: int = 16
+    seed: int = 0
+
+
+def train_decoder(vae: AutoencoderTiny, images: np.ndarray, settings: PretrainSettings, folder: Path) -> dict:
+    """Train the decoder half on (n, H, W, 3) uint8 images, or load it from `folder`; the encoder stays.
+
+    Returns {"curve": mean loss per 50 steps, "seconds"}.
+    """
+    weights, record = folder / "decoder.safetensors", folder / "decoder.json"
+    if record.exists():
+        vae.decoder.load_state_dict(load_file(weights))
+        return json.loads(record.read_text())
+    vae.decoder.requires_grad_(True).train()
+    optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=settings.decoder_steps, pct_start=0.1)
+    curve, running, started = [], [], time.monotonic()
+    for step in tqdm(range(settings.decoder_steps), desc="decoder", mininterval=5):
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        index = torch.randint(len(images), (settings.decoder_batch_size,), generator=generator).numpy()
+        pixels = to_pixels(images[index])
+        with torch.no_grad():
+            latents = vae.encode(pixels).latents
+            # The decoder will meet latents with a little noise left, as the sampler's last step leaves it.
+            latents += 0.02 * torch.randn(latents.shape, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = vae.decode(latents).sample
+        difference = decoded.float() - pixels
+        loss = difference.abs().mean() + 2 * difference.square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        running.append(loss.item())
+        if (step + 1) % 50 == 0:
+            curve.append(sum(running) / len(running))
+            running = []
+    vae.decoder.eval()
+    result = {"curve": curve, "seconds": round(time.monotonic() - started)}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(vae.decoder.state_dict(), weights)
+    record.write_text(json.dumps(result))
+    return result
+
+
+def to_pixels(images: np.ndarray) -> Tensor:
+    """(n, H, W, 3) uint8 -> (n, 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def render_many(first_seed: int, count: int) -> tuple[np.ndarray, list[str], list[str]]:
+    """Scenes of consecutive seeds: (count, 64, 64, 3) uint8, captions, and the paper's prompts for them."""
+    images, captions, prompts = [], [], []
+    for seed in tqdm(range(first_seed, first_seed + count), desc="scenes", mininterval=5):
+        scene = render_scene(seed)
+        images.append(np.asarray(scene.image))
+        captions.append(scene.caption)
+        classes = list(dict.fromkeys(o.class_name for o in scene.objects))
+        prompts.append(f"A {scene.place}, with {', '.join(classes)} in the {scene.place}")
+    return np.stack(images), captions, prompts
+
+
+def train_ldm(out: Path, settings: PretrainSettings) -> dict:
+    """Train and save the pipeline folder `out`; what is already in `out`/training is not trained again.
+
+    Returns curves and durations for the model card.
+    """
+    torch.manual_seed(settings.seed)
+    tokenizer = build_tokenizer()
+    text_encoder, unet = build_text_encoder(tokenizer), build_unet()
+    images, captions, prompts = render_many(FIRST_SEED, settings.scenes)
+    vae = build_autoencoder(patches_of(images[:1000]))
+    decoder = train_decoder(vae, images[:8000], settings, out / "training")
+    latents = encode_images(vae, images)
+    tokens = torch.stack([tokenize(tokenizer, texts) for texts in (captions, prompts, [""] * len(captions))])
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        index = torch.randint(len(latents), (settings.batch_size,), generator=generator)
+        # Half full captions, a fifth the paper's template; the rest without words, as the adapter reads.
+        kind = torch.multinomial(torch.tensor([0.5, 0.2, 0.3]), settings.batch_size, True, generator=generator)
+        return latents[index].float(), tokens[kind, index]
+
+    trainer = DenoisingTrainer(
+        unet,
+        lambda ids: text_encoder(ids).last_hidden_state,
+        {"unet": unet, "text_encoder": text_encoder},
+        draw,
+        dict(build_scheduler().config),
+        DenoisingSettings(settings.steps, settings.batch_size, settings.learning_rate, seed=settings.seed),
+        out / "training" / "denoiser.safetensors",
+    )
+    trainer.run()
+    trainer.load_average()
+    assemble(vae, text_encoder, tokenizer, unet.half()).save_pretrained(out, safe_serialization=True)
+    return {
+        "denoiser": {"steps": trainer.step, "seconds": round(trainer.seconds), "curve": trainer.curve},
+        "decoder": decoder,
+    }
+
+
+@torch.no_grad()
+def encode_images(vae: AutoencoderTiny, images: np.ndarray, batch_size: int = 128) -> Tensor:
+    """(n, H, W, 3) uint8 -> scaled latents (n, C, h, w) float16."""
+    chunks = [
+        (vae.encode(to_pixels(images[i : i + batch_size])).latents * vae.config.scaling_factor).half()
+        for i in range(0, len(images), batch_size)
+    ]
+    return torch.cat(chunks)
+
+
+def tokenize(tokenizer, texts: list[str]) -> Tensor:
+    """Token ids (n, max length), padded and cut as the pipeline does it."""
+    return tokenizer(
+        texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
