@@ -35,7 +35,7 @@ class PretrainSettings:
     """Sizes of the two trainings: the decoder and the denoiser."""
 
     scenes: int = 40_000
-    steps: int = 12_000
+    steps: int = 9_000
     batch_size: int = 32
     learning_rate: float = 6e-4
     decoder_steps: int = 1500

