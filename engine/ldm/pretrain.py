@@ -38,7 +38,7 @@ class PretrainSettings:
     steps: int = 9_000
     batch_size: int = 32
     learning_rate: float = 6e-4
-    decoder_steps: int = 1500
+    decoder_steps: int = 4000
     decoder_batch_size: int = 16
     seed: int = 0
 
