@@ -1,0 +1,1 @@
+"""Scores of detections, intervals of differences, and the results file."""

@@ -1,0 +1,194 @@
+"""`results.json`: every figure of a comparison with the seeds, sizes and settings behind it.
+
+Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null where undefined):
+
+    arms: {name: {map, map50, map75, map_small, map_medium, map_large, ar100: [per seed],
+                  per_class, per_class50: {class: [per seed]}, loss_curve: [[[step, loss], ...] per seed],
+                  train_images, generated_share, seconds: [per seed]}}
+    arm_order, baseline, treatment: names of arms
+    deltas: {arm: {mean, ci95: [low, high], verdict, per_seed, seed_error, image_error, seeds_to_settle, resamples,
+                   baseline, treatment}} of every arm against the baseline; delta: the one of `treatment`
+    seeds, settings, versions, adapter (its card), gallery
+    data: {counts: {split: {images, objects, ...}}, digests: {split: sha256}}
+    generated: {planned, kept, dropped: {reason: n}, failed: {reason: n}, objects_per_class: {class: n}, ...}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.data.files import write_atomically
+from engine.errors import DatasetError
+from engine.evaluation.coco_map import Metrics
+from engine.evaluation.statistics import Difference
+
+SCORES = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar100")
+SECTIONS = ("settings", "versions", "data", "generated", "adapter")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training: its test scores, losses ((step, loss) pairs) and training seconds, each once per seed.
+
+    train_images: different images that it may draw; generated_share: share of generated images in its batches.
+    """
+
+    name: str
+    metrics: Sequence[Metrics]
+    loss_curve: Sequence[Sequence[tuple[int, float]]]
+    train_images: int
+    generated_share: float
+    seconds: Sequence[float]
+    notes: Mapping = field(default_factory=dict)
+
+
+def build_results(
+    arms: Sequence[Arm],
+    differences: Mapping[str, Difference],
+    *,
+    baseline: str,
+    treatment: str,
+    seeds: Sequence[int],
+    settings: Mapping,
+    versions: Mapping,
+    data: Mapping,
+    generated: Mapping | None = None,
+    adapter: Mapping | None = None,
+    gallery: Sequence[Mapping] = (),
+) -> dict:
+    """Put together and check. differences: arm name -> its difference to the baseline, for every other arm.
+
+    Raises ValueError as `check_results` does.
+    """
+    deltas = {
+        name: {**difference.as_dict(), "baseline": baseline, "treatment": name}
+        for name, difference in differences.items()
+    }
+    if treatment not in deltas:
+        raise ValueError(f"results: no difference is given for the treatment '{treatment}'")
+    results = {
+        "arms": {arm.name: _arm(arm) for arm in arms},
+        "arm_order": [arm.name for arm in arms],
+        "baseline": baseline,
+        "treatment": treatment,
+        "delta": deltas[treatment],
+        "deltas": deltas,
+        "seeds": list(seeds),
+        "settings": dict(settings),
+        "versions": dict(versions),
+        "data": dict(data),
+        "generated": dict(generated or {}),
+        "adapter": dict(adapter or {}),
+        "gallery": [dict(item) for item in gallery],
+    }
+    check_results(results)
+    return results
+
+
+def check_results(results: Mapping) -> None:
+    """Raise ValueError with every fault found: missing parts, lists of the wrong length, scores outside 0 to 1,
+    numbers that are not finite, counts of generated images that do not add up."""
+    faults = [f"'{key}' is missing" for key in ("arms", "delta", "deltas", "seeds", *SECTIONS) if key not in results]
+    if faults:
+        raise ValueError("results: " + "; ".join(faults))
+    seeds = len(results["seeds"])
+    if seeds == 0 or len(set(results["seeds"])) != seeds:
+        faults.append(f"seeds {results['seeds']} are empty or repeat")
+    for name, arm in results["arms"].items():
+        faults += [f"arm '{name}': {fault}" for fault in _arm_faults(arm, seeds)]
+    for name, delta in {**results["deltas"], "delta": results["delta"]}.items():
+        faults += [f"difference '{name}': {fault}" for fault in _delta_faults(delta, results["arms"])]
+    faults += _count_faults(results["generated"])
+    faults += _non_finite(results, "results")
+    if faults:
+        raise ValueError("results: " + "; ".join(faults))
+
+
+def write_results(path: Path, results: Mapping) -> Path:
+    """Check and write atomically; equal results give equal bytes. Returns `path`."""
+    check_results(results)
+    text = json.dumps(results, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.encode("utf-8"))
+    return path
+
+
+def read_results(path: Path) -> dict:
+    """Read and check; raises DatasetError for a file that is missing, torn or inconsistent."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        check_results(results)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise DatasetError(f"{path} is no usable results file ({error}): run the comparison again") from error
+    return results
+
+
+def _arm(arm: Arm) -> dict:
+    scores = {score: [getattr(metrics, score) for metrics in arm.metrics] for score in SCORES}
+    by_class = {
+        key: {name: [getattr(metrics, key)[name] for metrics in arm.metrics] for name in getattr(arm.metrics[0], key)}
+        for key in ("per_class", "per_class50")
+        if arm.metrics
+    }
+    return {
+        **scores,
+        **by_class,
+        "loss_curve": [[[int(step), float(loss)] for step, loss in curve] for curve in arm.loss_curve],
+        "train_images": int(arm.train_images),
+        "generated_share": float(arm.generated_share),
+        "seconds": [float(value) for value in arm.seconds],
+        "notes": dict(arm.notes),
+    }
+
+
+def _arm_faults(arm: Mapping, seeds: int) -> list[str]:
+    lists = {key: arm.get(key) for key in (*SCORES, "loss_curve", "seconds")}
+    lists |= {f"per_class {name}": values for name, values in arm.get("per_class", {}).items()}
+    faults = [
+        f"{key} needs one entry per seed ({seeds})"
+        for key, values in lists.items()
+        if not isinstance(values, list) or len(values) != seeds
+    ]
+    for key, values in lists.items():
+        if key in ("loss_curve", "seconds") or not isinstance(values, list):
+            continue
+        if any(value is not None and not 0 <= value <= 1 for value in values):
+            faults.append(f"{key} {values} is outside 0 to 1")
+    return faults
+
+
+def _delta_faults(delta: Mapping, arms: Mapping) -> list[str]:
+    missing = [key for key in ("mean", "ci95", "verdict", "baseline", "treatment") if key not in delta]
+    if missing:
+        return [f"{', '.join(missing)} is missing"]
+    low, high = delta["ci95"]
+    faults = [f"arm '{delta[key]}' is unknown" for key in ("baseline", "treatment") if delta[key] not in arms]
+    if not low <= delta["mean"] <= high:
+        faults.append(f"mean {delta['mean']} lies outside its interval [{low}, {high}]")
+    if delta["verdict"] not in ("helps", "hurts", "cannot tell"):
+        faults.append(f"verdict '{delta['verdict']}' is unknown")
+    return faults
+
+
+def _count_faults(generated: Mapping) -> list[str]:
+    if "planned" not in generated:
+        return []
+    dropped = sum(generated.get("dropped", {}).values())
+    failed = sum(generated.get("failed", {}).values())
+    if generated["planned"] == generated.get("kept", 0) + dropped + failed:
+        return []
+    return [
+        f"generated images do not add up: planned {generated['planned']} is not kept {generated.get('kept', 0)} "
+        f"+ dropped {dropped} + failed {failed}"
+    ]
+
+
+def _non_finite(value: object, where: str) -> list[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{where} is {value}"]
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return [fault for key, item in items for fault in _non_finite(item, f"{where}.{key}")]

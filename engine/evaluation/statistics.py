@@ -1,0 +1,206 @@
+"""A difference between two arms with an interval that covers both what varies: the training seed and the test images.
+
+A bootstrap that resamples three seeds understates their spread (by a third in variance, and it has no heavy tails), so
+seeds and images are treated each by the method that fits and then joined. With D the mean over n paired seeds of
+(treatment - baseline), s the standard deviation of the n differences, and V the variance of D when the test images are
+drawn anew (paired bootstrap: both arms and all seeds see the same resample):
+
+    D +- sqrt( t(0.975, n - 1)^2 * s^2 / n  +  1.96^2 * V )
+
+This is the rule of Zou and Donner (Statistics in Medicine 27, 2008: recovery of variance estimates) for the sum of two
+independent quantities, each with its own interval: Student's t over seeds, a normal bootstrap over images. Noise that
+belongs to a seed and an image together is counted in both parts, so the interval errs to the wide side.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import numpy as np
+
+from engine.errors import ConfigError
+from engine.evaluation.matching import ImageResults, mean_where_defined
+
+_NORMAL_975 = 1.959963984540054
+_MOST_SEEDS = 1000  # beyond this no number of seeds is promised
+METRICS = ("map", "map50", "map75")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, sample standard deviation (None for one value), lowest and highest of some values."""
+
+    mean: float
+    sd: float | None
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Treatment minus baseline, in the unit of the metric (0 to 1).
+
+    per_seed: the n paired differences. ci95: see the module. verdict: helps, hurts or cannot tell.
+    seed_error, image_error: standard errors of the mean from seeds and from test images.
+    seeds_to_settle: trainings per arm from which the interval would exclude zero if mean and spread stay as measured;
+    None where no number of seeds would, because the test images alone leave it open (or the mean is zero).
+    """
+
+    mean: float
+    ci95: tuple[float, float]
+    verdict: str
+    per_seed: tuple[float, ...]
+    seed_error: float
+    image_error: float
+    seeds_to_settle: int | None
+    resamples: int
+
+    def as_dict(self) -> dict:
+        """Plain lists and numbers for json."""
+        return {**asdict(self), "ci95": list(self.ci95), "per_seed": list(self.per_seed)}
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of at least one finite value; raises ValueError otherwise."""
+    array = np.asarray(values, dtype=float)
+    if array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"the spread of {list(values)!r} is undefined: at least one number is needed, and finite ones")
+    sd = float(array.std(ddof=1)) if array.size > 1 else None
+    return Spread(float(array.mean()), sd, float(array.min()), float(array.max()))
+
+
+def paired_difference(
+    baseline: Sequence[ImageResults],
+    treatment: Sequence[ImageResults],
+    *,
+    metric: str = "map",
+    class_name: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """Compare two arms whose n-th entries were trained with the same seed and scored on the same test images.
+
+    metric: map, map50 or map75, of one class if class_name is given. resamples: of the test images; 0 leaves their
+    share of the interval out. Raises ConfigError for fewer than two seeds, ValueError for arms that do not pair.
+    """
+    _check_pairs(baseline, treatment)
+    per_seed = [
+        _scores(t, None, metric, class_name)[0] - _scores(b, None, metric, class_name)[0]
+        for b, t in zip(baseline, treatment, strict=True)
+    ]
+    if not np.isfinite(per_seed).all():
+        raise ValueError(f"{metric} of {class_name or 'all classes'} is undefined: the test split holds no such object")
+    if resamples == 0:
+        return combine(per_seed, None)
+    counts = draw_counts(len(baseline[0].image_ids), resamples, seed)
+    means = np.zeros(resamples)
+    for b, t in zip(baseline, treatment, strict=True):
+        means += (_scores(t, counts, metric, class_name) - _scores(b, counts, metric, class_name)) / len(baseline)
+    return combine(per_seed, means[np.isfinite(means)])
+
+
+def draw_counts(images: int, resamples: int, seed: int) -> np.ndarray:
+    """(R, M) how often each image is drawn when M images are drawn with replacement, R times."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
+
+
+def combine(per_seed: Sequence[float], resampled: np.ndarray | None) -> Difference:
+    """The interval from n paired differences and (R,) bootstrap values of their mean over resampled images."""
+    seeds = len(per_seed)
+    if seeds < 2:
+        raise ConfigError(f"an interval needs at least 2 seeds per arm, got {seeds}: raise compare.seeds")
+    mean = float(np.mean(per_seed))
+    seed_sd = float(np.std(per_seed, ddof=1))
+    used = 0 if resampled is None else len(resampled)
+    image_error = float(np.std(resampled, ddof=1)) if used > 1 else 0.0
+    half = _half_width(seed_sd, image_error, seeds)
+    low, high = mean - half, mean + half
+    return Difference(
+        mean=mean,
+        ci95=(low, high),
+        verdict=verdict(low, high),
+        per_seed=tuple(float(value) for value in per_seed),
+        seed_error=seed_sd / math.sqrt(seeds),
+        image_error=image_error,
+        seeds_to_settle=_seeds_to_settle(mean, seed_sd, image_error),
+        resamples=used,
+    )
+
+
+def verdict(low: float, high: float) -> str:
+    """In words: an interval above zero helps, below zero hurts, and one that holds zero cannot tell."""
+    return "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"
+
+
+@cache
+def student_975(dof: int) -> float:
+    """The 97.5 % point of Student's t for a whole number of degrees of freedom, by bisection of its closed-form
+    distribution (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    if dof < 1:
+        raise ValueError(f"Student's t needs at least 1 degree of freedom, got {dof}")
+    low, high = 1.0, 13.0  # 12.71 at one degree of freedom, 1.96 at infinity
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _student_between(middle, dof) < 0.95:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _student_between(t: float, dof: int) -> float:
+    """P(-t < T < t)."""
+    angle = math.atan(t / math.sqrt(dof))
+    cosine = math.cos(angle)
+    odd = dof % 2
+    term = cosine if odd else 1.0
+    total = term if dof > 1 else 0.0
+    for k in range(2 + odd, dof - 1, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if odd else total
+
+
+def _half_width(seed_sd: float, image_error: float, seeds: int) -> float:
+    return math.hypot(student_975(seeds - 1) * seed_sd / math.sqrt(seeds), _NORMAL_975 * image_error)
+
+
+def _seeds_to_settle(mean: float, seed_sd: float, image_error: float) -> int | None:
+    candidates = range(2, _MOST_SEEDS + 1)  # the interval narrows with every seed, so halving finds the first
+    place = bisect_left(candidates, True, key=lambda seeds: _half_width(seed_sd, image_error, seeds) < abs(mean))
+    return candidates[place] if place < len(candidates) else None
+
+
+def _scores(results: ImageResults, counts: np.ndarray | None, metric: str, class_name: str | None) -> np.ndarray:
+    """(R,) the metric of every resample; NaN where it is undefined."""
+    if metric not in METRICS:
+        raise ValueError(f"metric '{metric}' is not one of {', '.join(METRICS)}")
+    precision = results.average_precision(counts)
+    if metric != "map":
+        precision = precision[:, :, np.isclose(results.ious, int(metric[3:]) / 100)]
+    per_class = precision.mean(axis=2)
+    if class_name is None:
+        return mean_where_defined(per_class)
+    if class_name not in results.classes:
+        raise ValueError(f"class '{class_name}' is not one of {', '.join(results.classes)}")
+    return per_class[:, results.classes.index(class_name)]
+
+
+def _check_pairs(baseline: Sequence[ImageResults], treatment: Sequence[ImageResults]) -> None:
+    if len(baseline) != len(treatment):
+        raise ValueError(f"{len(baseline)} baseline seeds and {len(treatment)} treatment seeds do not pair")
+    if len(baseline) < 2:
+        raise ConfigError(f"an interval needs at least 2 seeds per arm, got {len(baseline)}: raise compare.seeds")
+    first = baseline[0]
+    for other in [*baseline, *treatment]:
+        same = other.image_ids == first.image_ids and other.classes == first.classes
+        if not same or any(
+            (a.objects != b.objects).any() for a, b in zip(first.matches["all"], other.matches["all"], strict=True)
+        ):
+            raise ValueError("the arms were scored on different test images, classes or ground truth: they do not pair")
