@@ -2,7 +2,8 @@
 
 Rules:
 - The EXIF orientation is applied (in JPEG, PNG, WebP, TIFF); a broken EXIF block counts as upright.
-- 16 bit grey is scaled from 0..65535 to 0..255, never cut off. 32 bit grey and floats have no known white: refused.
+- 16 bit grey is scaled from 0..65535 to 0..255, never cut off, so that 10 or 12 bit in 16 stay dark.
+- 32 bit grey and floats have no known white: refused.
 - Transparency is composited on white.
 - Of several frames the first is taken.
 - What ends early is refused, even where other decoders return a half-grey picture.
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from engine.errors import DatasetError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")  # MPO comes in as JPEG
 MAX_PIXELS = 89_478_485  # a quarter GiB of RGB; from here on Pillow itself warns of decompression bombs
+_READ = f"Read are {', '.join(FORMATS)}."
 _ORIENTATION = 0x0112
 _TURN = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -96,12 +98,16 @@ def _decode(path: Path) -> tuple[Image.Image, int]:
             rgb = _to_rgb(path, image)
     except DatasetError:
         raise
-    except Image.DecompressionBombError as problem:
-        raise DatasetError(_too_large(path, str(problem))) from None
+    except Image.DecompressionBombError:
+        raise DatasetError(_too_large(path, "its header claims more pixels than Pillow decodes")) from None
+    except UnidentifiedImageError:
+        raise DatasetError(
+            f"{path} is no picture in a known format, or its header is damaged. Replace or remove it. {_READ}"
+        ) from None
     except Exception as problem:  # decoders raise whatever comes to pass in them: OSError, ValueError, SyntaxError, ...
         raise DatasetError(
-            f"{path} cannot be decoded ({type(problem).__name__}: {problem}). It is cut off, damaged or no picture; "
-            f"replace or remove it. Read are {', '.join(FORMATS)}."
+            f"{path} cannot be decoded ({type(problem).__name__}: {problem}). It is cut off or damaged: "
+            f"replace or remove it. {_READ}"
         ) from None
     return (rgb.transpose(_TURN[turn]) if turn in _TURN else rgb), orientation or turn
 
@@ -112,7 +118,7 @@ def _check_pixels(path: Path, image: Image.Image) -> None:
 
 
 def _too_large(path: Path, what: str) -> str:
-    return f"{path} was not decoded: {what}, at most {MAX_PIXELS} pixels are. Scale it down, or cut it into tiles."
+    return f"{path} was not decoded: {what}; the limit is {MAX_PIXELS}. Scale it down, or cut it into tiles."
 
 
 def _stated_orientation(image: Image.Image) -> int:
