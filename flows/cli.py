@@ -1,0 +1,47 @@
+"""The command `de`."""
+
+from __future__ import annotations
+
+import typer
+
+from flows import data_commands, run_commands, step_commands
+from flows.exits import GuardedGroup, quiet_logging
+
+app = typer.Typer(
+    name="de",
+    cls=GuardedGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="A data engine for object detection: draws new training images with their boxes, and measures whether they "
+    "helped. Start with `de demo`. Every setting is in params.yaml; `--set section.key=value` changes one.",
+    epilog="Exit codes: 0 done, 2 a mistake in what was given (one message), 1 a failure, 130 Ctrl-C.",
+)
+
+for name, function in {
+    "demo": run_commands.demo,
+    "import": data_commands.import_,
+    "validate": data_commands.validate,
+    "world": data_commands.world,
+    "train-ldm": step_commands.train_ldm,
+    "adapt-ldm": step_commands.adapt_ldm,
+    "train-adapter": step_commands.train_adapter,
+    "generate": step_commands.generate,
+    "verify": data_commands.verify,
+    "review": step_commands.review,
+    "compare": step_commands.compare,
+    "app": run_commands.app,
+    "up": run_commands.up,
+}.items():
+    app.command(name)(function)
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    quiet_logging()
+    app()
+
+
+if __name__ == "__main__":
+    main()

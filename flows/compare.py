@@ -1,0 +1,41 @@
+"""Flow `compare`: does the generated data help?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from tasks.detector import compare_arms
+from tasks.record import record_version
+from tasks.scores import Comparison
+from tasks.settings import open_settings
+
+
+@flow(name="compare", persist_result=False)
+def compare(
+    real: str,
+    generated: str,
+    out: str,
+    seeds: int | None = None,
+    params: str | None = None,
+    overrides: list[str] | None = None,
+    record: bool = True,
+) -> Comparison:
+    """Train the same detector on real and on real + generated data, and write results.json and report.html.
+
+    Args:
+        real: dataset folder with train.json and test.json.
+        generated: folder of the generated dataset; what the review rejected is left out.
+        out: folder of the results.
+        seeds: trainings per arm; `compare.seeds` of the settings where none is given.
+        params: settings file; params.yaml of the current folder where none is given.
+        overrides: strings section.key=value.
+        record: commit to DVC where the run did the work of the stage `compare`.
+    """
+    _, settings = open_settings(params, overrides or [])
+    comparison = compare_arms(Path(real), Path(generated), Path(out), settings, seeds)
+    if record:
+        options = {"real": real, "generated": generated, "out": out, "seeds": seeds}
+        record_version("compare", options, settings)
+    return comparison

@@ -1,0 +1,95 @@
+"""`de import`, `de validate`, `de verify`, `de world`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.errors import DatasetError
+from flows.options import Overrides, Params, Seed
+
+OWN_FORMATS = ("auto", "coco", "voc", "yolo")
+
+
+def import_(
+    src: Annotated[Path, typer.Argument(metavar="SRC", help="Folder or annotation file of the source.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New dataset folder.")],
+    format: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="auto, coco, voc, yolo, or a dataset type of FiftyOne.")
+    ] = "auto",
+    val: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of train to set aside as val, if there is none.")
+    ] = 0,
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of train to set aside as test, likewise.")] = 0,
+    seed: Seed = 0,
+    exif: Annotated[str, typer.Option(help="Frame of boxes on EXIF-turned pictures: auto, upright, stored.")] = "auto",
+) -> None:
+    """Turn labelled data into a dataset folder: images/ and train.json, val.json, test.json.
+
+    Says what it changed and what it refused. Example: de import ~/bccd/VOC2007 data/bccd --format voc
+    """
+    if format in OWN_FORMATS:
+        from engine.data.convert import import_dataset
+
+        report = import_dataset(src, out, format, val=val, test=test, seed=seed, exif=exif)
+    else:
+        from tasks.importers import import_with_fiftyone
+
+        report = import_with_fiftyone(src, out, format)
+    typer.echo(report.text())
+
+
+def validate(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder.")]) -> None:
+    """Check a dataset folder completely: files, ids, boxes, images, splits.
+
+    Ends with code 2 where it cannot be used. Example: de validate data/bccd
+    """
+    from engine.data.validate import validate_dataset
+
+    findings = validate_dataset(folder)
+    for finding in findings:
+        typer.echo(f"{finding.severity}: {finding}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    if errors:
+        raise DatasetError(f"{folder} cannot be used as it is: {errors} errors, {len(findings) - errors} warnings.")
+    typer.echo(f"{folder} can be used: no errors, {len(findings)} warnings.")
+
+
+def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a generated dataset.")]) -> None:
+    """Read every byte of a generated dataset and compare it with what was committed.
+
+    Ends with code 2 where something was changed or lost. Example: de verify runs/generated
+    """
+    from engine.generation.verify import verify as find_problems
+
+    problems = find_problems(folder)
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems[:20])
+        raise DatasetError(
+            f"{folder} is not as it was generated ({len(problems)} problems):\n{listed}\n"
+            "Generate again with the same settings: what is whole is kept."
+        )
+    typer.echo(f"{folder} is whole and unchanged.")
+
+
+def world(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New dataset folder.")],
+    train: Annotated[int | None, typer.Option(min=1, help="Images to train on; else demo.train_images.")] = None,
+    val: Annotated[int | None, typer.Option(min=1, help="Images to validate on; else demo.val_images.")] = None,
+    test: Annotated[int | None, typer.Option(min=1, help="Images to test on; else demo.test_images.")] = None,
+    seed: Seed = 0,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write a labelled dataset of the embedded world: rendered scenes, synthetic and saying so.
+
+    Example: de world --out data/world --train 150
+    """
+    from engine.data.world import write_world
+    from tasks.settings import EMBEDDED, open_settings
+
+    sizes = open_settings(params, overrides or [], EMBEDDED)[1].demo
+    write_world(out, train or sizes.train_images, val or sizes.val_images, test or sizes.test_images, seed)
+    typer.echo(f"The embedded world is in {out}.")

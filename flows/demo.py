@@ -1,0 +1,46 @@
+"""Flow `demo`: the whole engine on the embedded world."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prefect import flow
+
+from flows.compare import compare
+from flows.generate_coco_de import generate_coco_de
+from flows.train_adapter import train_adapter
+from tasks.scores import Comparison
+from tasks.settings import EMBEDDED, open_settings
+from tasks.world import make_world
+
+
+@flow(name="demo", persist_result=False)
+def demo(out: str, seed: int = 0, params: str | None = None, overrides: list[str] | None = None) -> Comparison:
+    """Render a small world, train the adapter, generate, review, compare. Run again, it goes on where it stopped.
+
+    Args:
+        out: folder for everything; report.html, results.json and generated/ are what to look at.
+        seed: of the scenes and of the generation.
+        params: settings file; params.yaml of the current folder where none is given.
+        overrides: strings section.key=value.
+    """
+    overrides = overrides or []
+    _, settings = open_settings(params, overrides, EMBEDDED)
+    folder = Path(out)
+    world, adapter, generated = (str(folder / name) for name in ("world", "adapter", "generated"))
+    common = {"params": params, "overrides": overrides, "record": False}
+    make_world(Path(world), settings.demo, seed)
+    train_adapter(world, EMBEDDED, adapter, **common)
+    generate_coco_de(
+        world,
+        EMBEDDED,
+        adapter,
+        generated,
+        settings.demo.generated_images,
+        seed,
+        workers=max(1, min(4, os.cpu_count() or 1)) if settings.ldm.device in ("auto", "cpu") else 1,
+        fiftyone="skip",
+        **common,
+    )
+    return compare(world, generated, out, **common)

@@ -1,0 +1,61 @@
+"""How a command ends: one message and an exit code, whatever happened inside."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import traceback
+
+import typer
+from typer.core import TyperGroup
+
+from engine.errors import RunFailed, UserError
+
+USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+class GuardedGroup(TyperGroup):
+    """The command group: a user's mistake ends with 2, a failure with 1, Ctrl-C with 130; never with a traceback."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _say(str(error))
+            raise typer.Exit(USER_ERROR) from None
+        except RunFailed as error:
+            _say(str(error))
+            raise typer.Exit(FAILURE) from None
+        except KeyboardInterrupt:
+            _say("Interrupted. What was finished is kept; the same command goes on from there.")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            raise typer.Exit(FAILURE) from None
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] == "typer":
+                raise  # usage errors and exits are typer's business
+            log = _write_traceback()
+            reason = str(error).strip().splitlines()
+            _say(
+                f"Failed: {type(error).__name__}{': ' + reason[0][:500] if reason else ''}\nThe traceback is in {log}."
+            )
+            raise typer.Exit(FAILURE) from None
+
+
+def quiet_logging() -> None:
+    """Our own warnings on stderr, one line each; of other libraries only errors."""
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    for name in ("engine", "tasks", "flows"):
+        logging.getLogger(name).setLevel(os.environ.get("DE_LOG_LEVEL", "WARNING"))
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _write_traceback() -> str:
+    handle, path = tempfile.mkstemp(prefix="de-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(traceback.format_exc())
+    return path

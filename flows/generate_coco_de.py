@@ -1,0 +1,55 @@
+"""Flow `generate-coco-de`: draw and label images from the training images of a dataset, and review them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from tasks.curate import FiftyOneUse, review_dataset
+from tasks.generate import draw_dataset
+from tasks.record import record_version
+from tasks.settings import open_settings
+
+
+@flow(name="generate-coco-de", persist_result=False)
+def generate_coco_de(
+    data: str,
+    ldm: str,
+    adapter: str,
+    out: str,
+    images: int,
+    seed: int = 0,
+    workers: int = 1,
+    fiftyone: FiftyOneUse = "required",
+    params: str | None = None,
+    overrides: list[str] | None = None,
+    record: bool = True,
+    version: str | None = None,
+) -> dict:
+    """Generate a labelled dataset. A run that was cut off goes on: what is on disk and whole is not drawn again.
+
+    Args:
+        data: dataset folder; its train split gives the source images.
+        ldm: the diffusion model's folder or hub id.
+        adapter: folder of the adapter.
+        out: folder of the generated dataset.
+        images: how many to draw.
+        seed: of the run.
+        workers: worker processes; on a CUDA machine one per GPU at most.
+        fiftyone: where FiftyOne cannot start, "required" fails and "skip" goes on; "off" never starts it.
+        params: settings file; params.yaml of the current folder where none is given.
+        overrides: strings section.key=value.
+        record: commit to DVC where the run did the work of the stage `generate`.
+        version: name of a dataset; the recorded run is tagged <name>-v<N> in git.
+
+    Returns:
+        Counts: planned, kept, dropped, failed, boxes, accepted, rejected.
+    """
+    model, settings = open_settings(params, overrides or [], ldm)
+    counts = draw_dataset(Path(data), model, Path(adapter), Path(out), images, seed, settings, workers)
+    reviewed = review_dataset(Path(out), Path(data), settings, fiftyone)
+    if record or version:
+        options = {"data": data, "ldm": ldm, "adapter": adapter, "out": out, "images": images, "seed": seed}
+        record_version("generate", options, settings, version)
+    return {**counts, "accepted": reviewed["accepted"], "rejected": reviewed["rejected"]}

@@ -1,0 +1,28 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Params = Annotated[
+    Path | None,
+    typer.Option("--params", metavar="FILE", help="Settings file. Without it, params.yaml of the current folder."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set one value; may be given again and again."),
+]
+Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Dataset folder (`de import` makes one).")]
+Ldm = Annotated[
+    str | None,
+    typer.Option(
+        "--ldm",
+        metavar="DIR|ID",
+        help="Diffusion model: a folder in diffusers' format, a hub id, or 'world' (the small one that ships). "
+        "Without it, ldm.id of the settings.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same result.")]

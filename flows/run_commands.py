@@ -1,0 +1,61 @@
+"""`de demo`, `de app`, `de up`: commands that run flows or servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.options import Overrides, Params, Seed
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for everything.")] = Path("demo"),
+    seed: Seed = 0,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """See the whole engine work on the embedded world: train, generate, review, compare, report.
+
+    Needs no data, no GPU and no network. Run again, it goes on where it stopped. Example: de demo --out demo
+    """
+    from tasks.server import use_temporary_server
+
+    use_temporary_server(out / ".prefect")
+    from flows.demo import demo as run
+    from tasks.scores import verdict_line
+
+    comparison = run(str(out), seed, None if params is None else str(params), list(overrides or []))
+    typer.echo(f"{verdict_line(comparison)}\nReport: {comparison.report}")
+
+
+def app(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a generated dataset.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5151,
+    real: Annotated[
+        Path | None, typer.Option("--real", metavar="DIR", help="The dataset it was generated from, to show sources.")
+    ] = None,
+) -> None:
+    """Open a generated dataset in the FiftyOne App, on this machine only.
+
+    Example: de app runs/bccd-de --real data/bccd
+    """
+    from tasks.app import launch_app
+
+    launch_app(folder, port, real=real, announce=lambda url: typer.echo(f"The FiftyOne App: {url}\nCtrl-C stops it."))
+
+
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect's server on 127.0.0.1.")] = 4200,
+    prefect_file: Annotated[
+        Path | None, typer.Option("--prefect-file", metavar="FILE", help="Deployments; else ./prefect.yaml.")
+    ] = None,
+) -> None:
+    """Start Prefect's server and a worker on this machine, with the deployments of prefect.yaml, until Ctrl-C.
+
+    Example: de up, and in another terminal: prefect deployment run 'generate-coco-de/default' -p images=8
+    """
+    from tasks.server import up as run
+
+    run(Path().absolute(), port, prefect_file, say=typer.echo)

@@ -1,0 +1,155 @@
+"""The steps as plain commands: they call the engine directly and need no server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.options import Data, Ldm, Overrides, Params, Seed
+
+Generated = Annotated[Path, typer.Option("--generated", metavar="DIR", help="Folder of a generated dataset.")]
+
+
+def train_ldm(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the model; a run cut off goes on.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the denoiser.")] = None,
+    decoder_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder.")] = None,
+    scenes: Annotated[int | None, typer.Option(min=1, help="Scenes to learn from.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Train the embedded world's small diffusion model from nothing (about an hour of CPU at full length).
+
+    Example: de train-ldm --out runs/world-ldm
+    """
+    import dataclasses
+
+    from engine.ldm.pretrain import PretrainSettings
+    from engine.ldm.pretrain import train_ldm as run
+
+    given = {"steps": steps, "decoder_steps": decoder_steps, "scenes": scenes, "seed": seed}
+    settings = dataclasses.replace(PretrainSettings(), **{k: v for k, v in given.items() if v is not None})
+    run(out, settings)
+    typer.echo(f"The diffusion model is in {out}.")
+
+
+def adapt_ldm(
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Dataset folder, or a folder of images.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the new model; a run cut off goes on.")],
+    ldm: Ldm = None,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Fit a diffusion model to your own images; labels are not used, nor val or test images.
+
+    Example: de adapt-ldm --data data/bccd --ldm world --out models/bccd-ldm --set adapt_ldm.steps=3000
+    """
+    from engine.ldm.adapt import adapt_ldm as run
+    from tasks.settings import open_settings
+
+    base, settings = open_settings(params, overrides or [], ldm)
+    run(data, base, out, settings)
+    typer.echo(f"The adapted diffusion model is in {out}.")
+
+
+def train_adapter(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the adapter.")],
+    ldm: Ldm = None,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train the Detection-Adapter on your labelled images, and measure it on the validation images.
+
+    Example: de train-adapter --data data/bccd --ldm models/bccd-ldm --out models/bccd-adapter
+    """
+    from engine.adapter.train import train_adapter as run
+    from tasks.settings import open_settings
+
+    model, settings = open_settings(params, overrides or [], ldm)
+    card = run(data, model, out, settings)
+    score = card.get("validation", {}).get("map")
+    measured = "no val.json to measure it on" if score is None else f"AP {100 * score:.1f} on the validation images"
+    typer.echo(f"The adapter is in {out}: {measured}.")
+
+
+def generate(
+    data: Data,
+    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Folder of the adapter.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the generated dataset.")],
+    images: Annotated[int, typer.Option("--images", metavar="N", min=1, help="How many to draw.")],
+    ldm: Ldm = None,
+    workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Processes; one per GPU.")] = 1,
+    seed: Seed = 0,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Draw new images from your training images and label them in the same pass.
+
+    A run that was stopped goes on with the same command. Example:
+    de generate --data data/bccd --ldm models/bccd-ldm --adapter models/bccd-adapter --out runs/bccd-de --images 400
+    """
+    from engine.generation.run import generate as run
+    from tasks.settings import open_settings
+
+    model, settings = open_settings(params, overrides or [], ldm)
+    counts = run(data, model, adapter, out, images, seed, settings, workers)["counts"]
+    dropped, failed = sum(counts["dropped"].values()), sum(counts["failed"].values())
+    typer.echo(
+        f"{counts['kept']} images with {counts['boxes']} boxes are in {out} "
+        f"(planned {counts['planned']}, dropped {dropped}, failed {failed})."
+    )
+
+
+def review(
+    generated: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a generated dataset.")],
+    real: Annotated[Path, typer.Option("--real", metavar="DIR", help="The dataset it was generated from.")],
+    fiftyone: Annotated[
+        str, typer.Option(help="required, skip (go on where FiftyOne cannot start) or off.")
+    ] = "required",
+    collect: Annotated[bool, typer.Option("--collect", help="Only fetch what was decided in the App.")] = False,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Decide which generated images training may use: filters first, your decisions in the App above them.
+
+    Example: de review runs/bccd-de --real data/bccd
+    """
+    from engine.errors import ConfigError
+    from tasks.review import collect as collect_decisions
+    from tasks.review import review as run
+    from tasks.settings import open_settings
+
+    if fiftyone not in ("required", "skip", "off"):
+        raise ConfigError(f"--fiftyone {fiftyone}: write required, skip or off.")
+    if collect:
+        summary = collect_decisions(generated)
+    else:
+        summary = run(generated, real, open_settings(params, overrides or [])[1], fiftyone=fiftyone)
+    reasons = "".join(f", {count} {reason}" for reason, count in summary.reasons.items())
+    typer.echo(f"{summary.accepted} of {summary.images} images are accepted ({summary.rejected} rejected{reasons}).")
+    if summary.skipped:
+        typer.echo(f"FiftyOne was left out: {summary.skipped}", err=True)
+
+
+def compare(
+    real: Annotated[Path, typer.Option("--real", metavar="DIR", help="Dataset folder with train.json and test.json.")],
+    generated: Generated,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of report.html and results.json.")],
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", min=2, help="Trainings per arm.")] = None,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train the same detector on real and on real + generated data: does it help?
+
+    Example: de compare --real data/bccd --generated runs/bccd-de --out runs/bccd-compare --seeds 3
+    """
+    from engine.evaluation.compare import compare as run
+    from tasks.scores import summarise, verdict_line, write_plot_data
+    from tasks.settings import open_settings
+
+    results = run(real, generated, out, open_settings(params, overrides or [])[1], seeds)
+    write_plot_data(results, out)
+    comparison = summarise(results, out)
+    typer.echo(f"{verdict_line(comparison)}\nReport: {comparison.report}")

@@ -1,0 +1,32 @@
+"""Prefect task: the review of a generated dataset (see tasks/review.py for the review itself)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from engine.config import Settings
+from tasks.retry import RETRIED
+
+FiftyOneUse = Literal["required", "skip", "off"]
+
+
+@task(name="review", cache_policy=NO_CACHE, **RETRIED)
+def review_dataset(generated: Path, real: Path, settings: Settings, fiftyone: FiftyOneUse = "required") -> dict:
+    """Decide which images training may use, and load the dataset into FiftyOne. Returns the counts."""
+    from tasks.review import review
+
+    summary = review(Path(generated), Path(real), settings, fiftyone=fiftyone)
+    row = {
+        "dataset": str(generated),
+        "accepted": summary.accepted,
+        "rejected": summary.rejected,
+        **{f"rejected: {reason}": count for reason, count in summary.reasons.items()},
+        "FiftyOne": summary.dataset or summary.skipped or "not asked for",
+    }
+    create_table_artifact([row], "review", f"{summary.accepted} of {summary.images} images accepted")
+    return {"images": summary.images, "accepted": summary.accepted, "rejected": summary.rejected}

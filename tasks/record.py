@@ -1,0 +1,36 @@
+"""Prefect task around `tasks.version.record`: an ordinary run that is not a stage's work stays an ordinary run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from engine.config import Settings
+from engine.errors import ConfigError, RunConflict
+from tasks.version import Recorded, record
+
+
+@task(name="record", cache_policy=NO_CACHE, persist_result=False)
+def record_version(
+    stage: str, options: Mapping[str, object], settings: Settings, dataset: str | None = None
+) -> Recorded:
+    """Record the run in DVC where it did the stage's work; say why where it did not.
+
+    Raises:
+        RunConflict, ConfigError: a version `dataset` was asked for, and this run cannot become one.
+    """
+    try:
+        recorded = record(stage, options, settings, dataset=dataset)
+    except (RunConflict, ConfigError) as error:
+        if dataset:
+            raise
+        recorded = Recorded(stage, skipped=str(error))
+    if recorded.skipped:
+        get_run_logger().warning("Stage '%s' is not recorded in DVC: %s", stage, recorded.skipped)
+    text = recorded.skipped or f"committed{f' as {recorded.tag}' if recorded.tag else ''}"
+    create_markdown_artifact(f"DVC stage `{stage}`: {text}", "version")
+    return recorded
