@@ -1,0 +1,77 @@
+"""The worker process: `python -m engine.generation.worker`. One line of json in, lines of json out, until stdin ends.
+
+In:  {"source": ..., "out": ..., "parent": pid}, then {"shard": n, "retry_failed": bool} again and again.
+Out: {"ready": identity}; for each shard {"progress": items}..., then {"done": counts} or {"error": {...}}.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from engine.generation.plan_file import load_plan
+from engine.generation.shard import run_shard
+from engine.generation.source import DrawerSource
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Serve the process that started this one."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    # What libraries print must not get between the lines of the protocol.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def answer(**message) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    start = json.loads(sys.stdin.readline())
+    if os.getppid() != start["parent"]:
+        return  # it died before the kernel knew that we want to die with it
+    out, plan = Path(start["out"]), None
+    try:
+        drawer = DrawerSource.from_json(start["source"]).load()
+    except Exception as error:
+        answer(error=describe(error))
+        return
+    answer(ready=drawer.identity)
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            plan = plan or load_plan(out)
+            counts = run_shard(
+                out,
+                order["shard"],
+                drawer,
+                plan=plan,
+                retry_failed=order["retry_failed"],
+                progress=lambda items: answer(progress=items),
+            )
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            answer(error=describe(error))
+        else:
+            answer(done=counts.as_dict())
+
+
+def describe(error: Exception) -> dict:
+    """An exception as json: type, text, and errno where it has one."""
+    return {"type": type(error).__name__, "text": str(error)[:5000], "errno": getattr(error, "errno", None)}
+
+
+def die_with_parent() -> None:
+    """Ask the kernel (Linux) to end this process when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

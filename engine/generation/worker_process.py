@@ -1,0 +1,213 @@
+"""A long-lived worker process with its own models, driven from a thread. It is the one that may be killed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from engine import errors
+from engine.errors import RunFailed
+from engine.generation.lock import Busy
+from engine.generation.records import ShardCounts
+from engine.generation.source import DrawerSource
+
+log = logging.getLogger(__name__)
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+GRACE_S = 5.0
+_USER_ERRORS = {
+    kind.__name__: kind
+    for kind in (errors.ConfigError, errors.DatasetError, errors.ModelError, errors.RunConflict, Busy)
+}
+
+
+class WorkerDied(RunFailed):
+    """The worker process ended in the middle of a shard."""
+
+
+class WorkerNotStarted(RunFailed):
+    """The worker process ended before it was ready."""
+
+
+class ShardFailed(RunFailed):
+    """A shard raised an error inside the worker process, which lives on."""
+
+
+class WorkerProcess:
+    """A context manager around one worker process; starts it again when it died and another shard is wanted.
+
+    Ends with the block, and with this process however that ends. Its methods may be called from any thread; calls of
+    `run` take turns.
+
+    Args:
+        source: where its drawer comes from.
+        out: the run's folder.
+        env: added to the environment, for example CUDA_VISIBLE_DEVICES.
+    """
+
+    def __init__(self, source: DrawerSource, out: Path, env: Mapping[str, str] | None = None):
+        self._start = {"source": source.as_json(), "out": str(out), "parent": os.getpid()}
+        # The child finds the modules that this process finds, and none beside its working folder (-P).
+        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+        self._env = os.environ | ONE_THREAD | {"PYTHONPATH": path} | dict(env or {})
+        self._turn = threading.Lock()
+        self._process: subprocess.Popen | None = None
+        self._identity: dict | None = None
+        self._closed = False
+
+    def __enter__(self) -> WorkerProcess:
+        self._launch()
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is not None:
+            self.kill()
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker; None before the start."""
+        return self._process.pid if self._process else None
+
+    @property
+    def identity(self) -> dict:
+        """What its drawer says of itself; waits until the models are loaded.
+
+        Raises:
+            ModelError, ConfigError, DatasetError: from the loader.
+            WorkerNotStarted: the process ended.
+        """
+        with self._turn:
+            self._ensure_ready()
+            return self._identity
+
+    def run(
+        self, shard: int, retry_failed: bool = False, progress: Callable[[int], object] | None = None
+    ) -> ShardCounts:
+        """Have a shard done; see `run_shard`.
+
+        Raises:
+            WorkerDied: the process ended; nothing of the shard was committed. Call again: a new one is started.
+            WorkerNotStarted: it cannot be started.
+            ShardFailed: an error inside the worker. OSError is raised as such, with its errno.
+            Busy, RunConflict, ModelError, ConfigError, DatasetError: as from `run_shard`.
+        """
+        with self._turn:
+            self._ensure_ready()
+            try:
+                self._send({"shard": shard, "retry_failed": retry_failed})
+                while (message := self._receive()) is not None:
+                    if "progress" in message:
+                        if progress:
+                            progress(message["progress"])
+                    elif "done" in message:
+                        return ShardCounts.from_dict(message["done"])
+                    else:
+                        raise _error(message["error"], shard)
+            except BaseException as error:
+                if not isinstance(error, (RunFailed, OSError, errors.UserError)):
+                    self.kill()  # an answer may be half read: this conversation is over
+                raise
+            raise WorkerDied(f"worker process {self.pid} ended in shard {shard} ({self._exit_code()})")
+
+    def kill(self) -> None:
+        """End the process at once and start none again."""
+        self._closed = True
+        if self._process:
+            self._process.kill()
+
+    def close(self) -> None:
+        """Let the process end; kill it when it does not."""
+        self._closed = True
+        if not self._process:
+            return
+        self._close_pipe(self._process.stdin)
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._close_pipe(self._process.stdout)
+
+    def _ensure_ready(self) -> None:
+        if self._closed:
+            raise WorkerDied("the worker was closed")
+        if self._process is None or self._process.poll() is not None:
+            if self._process is not None:
+                log.warning("Worker process %s ended (%s); a new one is started.", self.pid, self._exit_code())
+                self._close_pipe(self._process.stdin)
+                self._close_pipe(self._process.stdout)
+            self._launch()
+        if self._identity is None:
+            message = self._receive()
+            if message is None:
+                raise WorkerNotStarted(f"worker process {self.pid} ended before it was ready ({self._exit_code()})")
+            if "error" in message:
+                raise _error(message["error"])
+            self._identity = message["ready"]
+
+    def _launch(self) -> None:
+        self._identity = None
+        started: queue.Queue = queue.Queue()
+        threading.Thread(target=self._keep, args=(started,), daemon=True, name="worker-keeper").start()
+        process = started.get()
+        if isinstance(process, BaseException):
+            raise WorkerNotStarted(f"no worker process could be started: {process}") from process
+        self._process = process
+        self._send(self._start)
+
+    def _keep(self, started: queue.Queue) -> None:
+        """Start the process and stay: the kernel ends a child with the THREAD that started it."""
+        command = [sys.executable, "-P", "-m", "engine.generation.worker"]
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._env, text=True, encoding="ascii"
+            )
+        except BaseException as error:
+            started.put(error)
+            return
+        started.put(process)
+        process.wait()
+
+    def _send(self, message: dict) -> None:
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the end is seen when its answer is read
+
+    def _receive(self) -> dict | None:
+        """The next message; None at the end of the process."""
+        line = self._process.stdout.readline()
+        return json.loads(line) if line.endswith("\n") else None
+
+    @staticmethod
+    def _close_pipe(pipe) -> None:
+        try:
+            pipe.close()
+        except OSError:
+            pass  # unsent words to a process that is gone
+
+    def _exit_code(self) -> str:
+        try:
+            code = self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            return "its output is closed"
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _error(described: dict, shard: int | None = None) -> Exception:
+    """The worker's exception as one of this process."""
+    name, text = described["type"], described["text"]
+    if name in _USER_ERRORS:
+        return _USER_ERRORS[name](text)
+    if described["errno"] is not None:
+        return OSError(described["errno"], text)
+    where = "while it started" if shard is None else f"in shard {shard}"
+    return ShardFailed(f"{name} {where}: {text}")

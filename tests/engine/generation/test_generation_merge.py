@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from conftest import make_settings, result, write_source
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from engine.data.dataset import read_dataset
+from engine.errors import RunFailed
+from engine.generation.merge import merge
+from engine.generation.plan_file import load_plan
+from engine.generation.run import generate, verify
+
+OF_THE_ITEM = ("item", "source_image_id", "seed", "strength", "guidance_scale", "eta", "prompt", "negative_prompt")
+
+
+def test_the_folder_keeps_the_dataset_contract(unbroken):
+    generated, source = read_dataset(unbroken, "annotations"), read_dataset(unbroken.parent / "data", "train")
+    plan = load_plan(unbroken)
+    assert generated.categories == source.categories
+    assert [a.id for a in generated.annotations] == list(range(1, len(generated.annotations) + 1))
+    for image in generated.images:
+        item, de = plan.item(image.id), image.extra["de"]
+        assert set(de) == {*OF_THE_ITEM, "ldm", "adapter", "plan"}
+        assert all(de[name] == getattr(item, name) for name in OF_THE_ITEM)
+        assert plan.digest.startswith(de["plan"])
+        assert generated.load(image).size == (item.width, item.height)
+    assert {a.iscrowd for a in generated.annotations} == {0, 1}
+    assert all(a.extra["score"] >= (0.2 if a.iscrowd else 0.4) for a in generated.annotations)
+
+
+def test_the_totals_add_up(unbroken):
+    manifest, generated = json.loads((unbroken / "manifest.json").read_bytes()), read_dataset(unbroken, "annotations")
+    counts = manifest["counts"]
+    assert counts["planned"] == 17 == counts["kept"] + sum(counts["dropped"].values()) + sum(counts["failed"].values())
+    assert counts["kept"] == len(generated.images) > 0 and counts["dropped"]["no_box"] > 0
+    assert counts["boxes"] == sum(1 for a in generated.annotations if not a.iscrowd)
+    assert counts["ignored"] == sum(a.iscrowd for a in generated.annotations)
+    for entry in manifest["classes"]:
+        of_class = [a for a in generated.annotations if a.category_id == entry["id"] and not a.iscrowd]
+        assert entry["boxes"] == len(of_class) and entry["images"] == len({a.image_id for a in of_class})
+    assert set(counts["dropped_boxes"]) == {"bad_number", "low_score", "too_small"}  # the stub makes each of them
+
+
+def test_batch_size_shard_size_and_workers_change_nothing(bench, unbroken):
+    for batch, shard in ((1, 5), (4, 50), (7, 5), (7, 50)):
+        out = bench.generate(f"{batch}-{shard}", batch_size=batch, shard_size=shard)
+        assert result(out) == result(unbroken)
+    assert result(bench.generate("workers", workers=3, shard_size=2, batch_size=3)) == result(unbroken)
+
+
+def test_generating_again_draws_nothing_and_changes_no_byte(bench):
+    before = result(bench.generate())
+    bench.drawn()
+    assert result(bench.generate()) == before
+    assert bench.drawn() == []
+
+
+def test_images_are_links_and_copies_where_the_disk_has_none(bench, monkeypatch):
+    out = bench.generate()
+    name = sorted(os.listdir(out / "images"))[0]
+    assert os.stat(out / "images" / name).st_nlink == 2
+
+    def no_links(*_):
+        raise PermissionError(1, "no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    copied = bench.generate("copied")
+    assert os.stat(copied / "images" / name).st_nlink == 1
+    assert result(copied) == result(out) and verify(copied) == []
+    (copied / "images" / name).write_bytes(b"rubbish")
+    assert verify(copied) == [f"images/{name} has changed (sha256 differs)"]
+    assert result(bench.generate("copied")) == result(out) and verify(copied) == []
+
+
+def test_files_of_an_earlier_merge_go_and_foreign_ones_stay(bench):
+    out = bench.generate()
+    (out / "images" / "000000099.jpg").write_bytes(b"x")
+    (out / "images" / "mine.jpg").write_bytes(b"x")
+    merge(out)
+    assert not (out / "images" / "000000099.jpg").exists()
+    assert (out / "images" / "mine.jpg").exists()
+
+
+def test_merge_wants_every_shard(bench):
+    out = bench.generate()
+    os.rename(out / "shards" / "00002", bench.root / "elsewhere")
+    before = (out / "annotations.json").read_bytes()
+    with pytest.raises(RunFailed, match=r"1 of 4 shards are not done: 2 \(not there\)"):
+        merge(out)
+    assert (out / "annotations.json").read_bytes() == before
+
+
+HOSTILE = ('"; touch PWNED; "', "line\nbreak\r\n", "${HOME} $(touch PWNED) `touch PWNED`", "nul\x00byte", "../../etc/x")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hostile_words_are_stored_as_they_are_and_do_nothing(bench, monkeypatch, workers):
+    monkeypatch.chdir(bench.root)
+    data = write_source(bench.root / "hostile", HOSTILE)
+    words = {"style": HOSTILE[0], "negative_prompt": HOSTILE[3], "keep_negatives": True}
+    out = bench.root / "out"
+    generate(data, "stub", bench.adapter, out, 5, 1, make_settings(**words), workers, "stub_drawer:load")
+    generated = read_dataset(out, "annotations")
+    assert {i.extra["de"]["prompt"] for i in generated.images} == {f"{text}, {HOSTILE[0]}" for text in HOSTILE}
+    assert {i.extra["de"]["negative_prompt"] for i in generated.images} == {HOSTILE[3]}
+    assert not list(bench.root.rglob("*PWNED*"))
+    assert {entry.name for entry in bench.root.iterdir()} == {"adapter", "data", "hostile", "out"}
+    assert all(len(i.file_name) == 13 for i in generated.images)
+
+
+def test_it_scores_one_against_itself_in_pycocotools(unbroken):
+    truth = COCO(str(unbroken / "annotations.json"))
+    perfect = [dict(box) for box in truth.dataset["annotations"] if not box["iscrowd"]]
+    evaluation = COCOeval(truth, truth.loadRes(perfect), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import make_settings, write_source
+
+from engine.data.dataset import read_dataset, subset
+from engine.errors import ConfigError, DatasetError, RunConflict
+from engine.generation.plan import make_plan
+from engine.generation.plan_file import load_plan, prepare
+from engine.generation.prompts import template
+
+IDENTITY = {"ldm": {"id": "stub", "multiple": 16}, "adapter": {"sha256": "a"}}
+
+
+def plan_of(folder: Path, images=23, seed=3, identity=IDENTITY, **generation):
+    return make_plan(read_dataset(folder, "train"), images, seed, make_settings(**generation), identity)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write_source(tmp_path_factory.mktemp("source") / "data", ("a dog", "", "a cat", "", " "))
+
+
+def test_items_are_numbered_seeded_apart_and_in_range(source):
+    plan = plan_of(source, images=200, strength_min=0.3, strength_max=0.35, guidance_min=1.0, guidance_max=3.0)
+    items = plan.items
+    assert [item.item for item in items] == list(range(1, 201))
+    assert len({item.seed for item in items}) == 200
+    assert all(0 <= item.seed < 2**53 for item in items)
+    for values, low, high in (
+        ([item.strength for item in items], 0.3, 0.35),
+        ([item.guidance_scale for item in items], 1.0, 3.0),
+        ([item.eta for item in items], 0.1, 0.4),
+    ):
+        assert low <= min(values) < low + 0.1 * (high - low)
+        assert high >= max(values) > high - 0.1 * (high - low)
+        assert abs(sum(values) / 200 - (low + high) / 2) < 0.1 * (high - low)
+    assert {(item.width, item.height) for item in items} == {(48, 32)}  # 44x32 at resolution 32, multiples of 16
+
+
+@pytest.mark.parametrize("images", [1, 4, 5, 23])
+def test_sources_serve_equally_often(source, images):
+    uses = Counter(item.source_image_id for item in plan_of(source, images=images).items)
+    assert max(uses.values()) - min(uses.values()) <= 1
+    assert len(uses) == min(images, 5)
+
+
+def test_an_item_keeps_its_seed_when_more_images_are_wanted(source):
+    assert plan_of(source, images=23).items == plan_of(source, images=60).items[:23]
+
+
+def test_another_run_seed_gives_other_seeds_and_another_order(source):
+    first, second = plan_of(source, seed=3), plan_of(source, seed=4)
+    assert not {item.seed for item in first.items} & {item.seed for item in second.items}
+    assert [i.source_image_id for i in first.items[:5]] != [i.source_image_id for i in second.items[:5]]
+
+
+@pytest.mark.parametrize("shard_size", [1, 5, 23, 50])
+def test_shards_cut_the_items_without_gap_or_overlap(source, shard_size):
+    plan = plan_of(source, shard_size=shard_size)
+    assert [item for shard in range(plan.shards) for item in plan.items_of(shard)] == list(plan.items)
+    with pytest.raises(ValueError, match="not one of"):
+        plan.items_of(plan.shards)
+
+
+def test_the_digest_follows_what_changes_pixels_or_labels(source, tmp_path):
+    base = plan_of(source).digest
+    assert plan_of(source, shard_size=7, batch_size=1, max_failed_rate=0.5).digest == base
+    relabelled = write_source(tmp_path / "data", ("a dog", "", "a cat", "", "!"))
+    others = [
+        plan_of(source, images=24),
+        plan_of(source, seed=4),
+        plan_of(source, identity=IDENTITY | {"adapter": {"sha256": "b"}}),
+        plan_of(source, score_threshold=0.5),
+        plan_of(source, style="snow"),
+        plan_of(source, jpeg_quality=90),
+        plan_of(relabelled),
+    ]
+    assert len({base, *(plan.digest for plan in others)}) == len(others) + 1
+
+
+def test_prompts(source):
+    def prompts(**generation) -> dict[int, str]:
+        return {item.source_image_id: item.prompt for item in plan_of(source, images=5, **generation).items}
+
+    classes = {1: "class2, class5, class9", 2: "class2, class5", 3: "class2"}
+    by_template = {i: f"A photo, with {c} in the photo" for i, c in classes.items()} | {4: "A photo", 5: "A photo"}
+    assert prompts() == by_template | {1: "a dog", 3: "a cat"}  # a blank caption is none
+    assert prompts(prompt="template") == by_template
+    assert prompts(prompt="none") == dict.fromkeys(range(1, 6), "")
+    assert prompts(prompt="none", style="at night") == dict.fromkeys(range(1, 6), "at night")
+    assert prompts(style="at night")[1] == "a dog, at night"
+    assert {item.negative_prompt for item in plan_of(source, negative_prompt="blur").items} == {"blur"}
+    assert template("clipart", ["cat", "dog"]) == "A clipart, with cat, dog in the clipart"
+
+
+def test_a_plan_needs_images_and_sources(source):
+    with pytest.raises(ConfigError, match="at least 1, not 0"):
+        plan_of(source, images=0)
+    with pytest.raises(ConfigError, match="run seed"):
+        plan_of(source, seed=-1)
+    with pytest.raises(DatasetError, match="no image"):
+        make_plan(subset(read_dataset(source, "train"), []), 3, 0, make_settings(), IDENTITY)
+
+
+def test_a_plan_comes_back_from_its_file(source, tmp_path):
+    made = prepare(source, tmp_path / "out", 23, 3, make_settings(), IDENTITY)
+    assert made == load_plan(tmp_path / "out") == plan_of(source)
+    assert prepare(source, tmp_path / "out", 23, 3, make_settings(), IDENTITY) == made
+
+
+def test_a_resumed_plan_keeps_its_shards(source, tmp_path):
+    prepare(source, tmp_path, 23, 3, make_settings(shard_size=5), IDENTITY)
+    resumed = prepare(source, tmp_path, 23, 3, make_settings(shard_size=50, batch_size=7), IDENTITY)
+    assert (resumed.shard_size, resumed.batch_size) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"seed": 4}, "seed: 3 -> 4"),
+        ({"images": 24}, "images: 23 -> 24"),
+        ({"identity": IDENTITY | {"ldm": {"id": "new", "multiple": 16}}}, "identity.ldm.id: 'stub' -> 'new'"),
+        ({"settings": make_settings(style="x")}, "settings.generation.style: '' -> 'x'"),
+    ],
+)
+def test_another_plan_in_the_folder_is_refused_with_both_digests(source, tmp_path, change, word):
+    arguments = {"images": 23, "seed": 3, "settings": make_settings(), "identity": IDENTITY}
+    old = prepare(source, tmp_path, **arguments)
+    before = (tmp_path / "plan.json").read_bytes()
+    new = make_plan(read_dataset(source, "train"), **(arguments | change))
+    with pytest.raises(RunConflict) as caught:
+        prepare(source, tmp_path, **(arguments | change))
+    assert all(text in str(caught.value) for text in (old.digest, new.digest, word))
+    assert (tmp_path / "plan.json").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_not_written_in(source, tmp_path):
+    with pytest.raises(RunConflict, match=r"no plan\.json but is not empty"):
+        prepare(source, source, 23, 3, make_settings(), IDENTITY)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunConflict, match="is a file"):
+        prepare(source, tmp_path / "file", 23, 3, make_settings(), IDENTITY)
+    assert not (source / "plan.json").exists()
+
+
+def _edited(content: bytes, **changes) -> bytes:
+    return json.dumps(json.loads(content) | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda content: b"", "damaged"),
+        (lambda content: content[: len(content) // 2], "damaged"),
+        (lambda content: b"[" * 100_000, "damaged"),
+        (lambda content: b"[]", "damaged"),
+        (lambda content: _edited(content, shard_size=0), "shard_size is 0"),
+        (lambda content: _edited(content, shard_size="5"), "shard_size is '5'"),
+        (lambda content: _edited(content, rows=[]), "digest"),
+        (lambda content: _edited(content, rows=None), "damaged"),
+        (lambda content: content.replace(b'"seed":3', b'"seed":4'), "digest"),
+        (lambda content: _edited(content, version=2), "version 2"),
+    ],
+)
+def test_a_damaged_plan_is_not_believed(source, tmp_path, damage, word):
+    prepare(source, tmp_path, 23, 3, make_settings(), IDENTITY)
+    path = tmp_path / "plan.json"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DatasetError, match=word) as caught:
+        load_plan(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_no_plan_at_all(tmp_path):
+    with pytest.raises(DatasetError, match="holds no plan"):
+        load_plan(tmp_path)
