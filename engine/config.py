@@ -63,6 +63,7 @@ class AdapterSettings:
     learning_rate: float = _limit(2e-4, 0.0)
     weight_decay: float = _limit(1e-4, 0.0)
     clip_norm: float = _limit(0.1, 0.0)
+    bfloat16: bool = _limit(True, help="train under bfloat16 autocast; weights and predictions stay float32")
     seed: int = _limit(0, 0)
 
 
@@ -112,6 +113,7 @@ class DetectorSettings:
     learning_rate: float = _limit(1e-3, 0.0)
     weight_decay: float = _limit(0.05, 0.0)
     clip_norm: float = _limit(1.0, 0.0)
+    bfloat16: bool = _limit(True, help="train under bfloat16 autocast; weights and predictions stay float32")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from engine.data.dataset import Annotation, Category, ImageRecord, write_dataset
 
 CLASSES = ("house", "car", "tree", "boat", "fish", "mushroom")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -236,3 +240,28 @@ def render_scene(seed: int) -> Scene:
     )
     small = image.resize((SIZE, SIZE), Image.Resampling.BOX)
     return Scene(small, objects, place, _compose_caption(objects, place))
+
+
+# Scenes of datasets start here; the diffusion model is trained on other seeds (engine/ldm/pretrain.py).
+_DATASET_SEED = 100_000_000
+
+
+def write_world(out: Path, train: int, val: int, test: int, seed: int = 0) -> None:
+    """Render a labelled dataset folder of the embedded world: disjoint scenes for train, val and test."""
+    categories = [Category(i + 1, name) for i, name in enumerate(CLASSES)]
+    ids = {category.name: category.id for category in categories}
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    for part, (split, count) in enumerate({"train": train, "val": val, "test": test}.items()):
+        images, annotations = [], []
+        for i in tqdm(range(count), desc=f"world {split}", mininterval=2):
+            scene = render_scene(_DATASET_SEED + seed * 3_000_000 + part * 1_000_000 + i)
+            name = f"{split}_{i + 1:05d}.png"
+            scene.image.save(out / "images" / name)
+            images.append(ImageRecord(i + 1, name, SIZE, SIZE, {"caption": scene.caption}))
+            for item in scene.objects:
+                annotations.append(
+                    Annotation(
+                        len(annotations) + 1, i + 1, ids[item.class_name], item.box_xywh, item.visible_area, 0, {}
+                    )
+                )
+        write_dataset(out, split, images, annotations, categories)

@@ -100,7 +100,9 @@ class LatentDiffusion:
         return torch.stack([self._prompt_cache[text] for text in prompts])
 
     @torch.no_grad()
-    def features(self, latents: Tensor, timestep: int, noise: Tensor, prompts: Sequence[str] | None = None) -> list[Tensor]:
+    def features(
+        self, latents: Tensor, timestep: int, noise: Tensor, prompts: Sequence[str] | None = None
+    ) -> list[Tensor]:
         """The taps' features of real latents with the noise of one step, finest level first.
 
         Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.data.world import render_scene
-from engine.ldm.denoising import DenoisingSettings, DenoisingTrainer
+from engine.data.world import CLASSES, COLOURS, PLACES, render_scene
+from engine.ldm.autoencoder import train_decoder
+from engine.ldm.denoising import Batch, CaptionLoss, DenoisingSettings, DenoisingTrainer
 from engine.ldm.embedded import (
+    PATCH,
     assemble,
     build_autoencoder,
     build_scheduler,
@@ -25,6 +26,7 @@ from engine.ldm.embedded import (
     build_unet,
     patches_of,
 )
+from engine.ldm.taps import measure_taps
 
 # Scenes of the diffusion model come from seeds that no labelled split uses.
 FIRST_SEED = 10_000_000
@@ -40,44 +42,23 @@ class PretrainSettings:
     learning_rate: float = 6e-4
     decoder_steps: int = 4000
     decoder_batch_size: int = 16
+    caption_loss_weight: float = 0.2
+    caption_loss_from: int = 3_000  # step; before, the model only learns to denoise
     seed: int = 0
 
 
-def train_decoder(vae: AutoencoderTiny, images: np.ndarray, settings: PretrainSettings, folder: Path) -> dict:
-    """Train the decoder half on (n, H, W, 3) uint8 images, or load it from `folder`; the encoder stays.
-
-    Returns {"curve": mean loss per 50 steps, "seconds"}.
-    """
+def _world_decoder(vae: AutoencoderTiny, images: np.ndarray, settings: PretrainSettings, folder: Path) -> dict:
+    """Train the decoder on (n, H, W, 3) uint8 images, or load it from `folder` where that was done before."""
     weights, record = folder / "decoder.safetensors", folder / "decoder.json"
     if record.exists():
         vae.decoder.load_state_dict(load_file(weights))
         return json.loads(record.read_text())
-    vae.decoder.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=settings.decoder_steps, pct_start=0.1)
-    curve, running, started = [], [], time.monotonic()
-    for step in tqdm(range(settings.decoder_steps), desc="decoder", mininterval=5):
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        index = torch.randint(len(images), (settings.decoder_batch_size,), generator=generator).numpy()
-        pixels = to_pixels(images[index])
-        with torch.no_grad():
-            latents = vae.encode(pixels).latents
-            # The decoder will meet latents with a little noise left, as the sampler's last step leaves it.
-            latents += 0.02 * torch.randn(latents.shape, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            decoded = vae.decode(latents).sample
-        difference = decoded.float() - pixels
-        loss = difference.abs().mean() + 2 * difference.square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        running.append(loss.item())
-        if (step + 1) % 50 == 0:
-            curve.append(sum(running) / len(running))
-            running = []
-    vae.decoder.eval()
-    result = {"curve": curve, "seconds": round(time.monotonic() - started)}
+
+    def draw(generator: torch.Generator) -> Tensor:
+        index = torch.randint(len(images), (settings.decoder_batch_size,), generator=generator)
+        return to_pixels(images[index.numpy()])
+
+    result = train_decoder(vae, draw, settings.decoder_steps, seed=settings.seed)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(vae.decoder.state_dict(), weights)
     record.write_text(json.dumps(result))
@@ -111,16 +92,20 @@ def train_ldm(out: Path, settings: PretrainSettings) -> dict:
     text_encoder, unet = build_text_encoder(tokenizer), build_unet()
     images, captions, prompts = render_many(FIRST_SEED, settings.scenes)
     vae = build_autoencoder(patches_of(images[:1000]))
-    decoder = train_decoder(vae, images[:8000], settings, out / "training")
+    decoder = _world_decoder(vae, images[:8000], settings, out / "training")
     latents = encode_images(vae, images)
     tokens = torch.stack([tokenize(tokenizer, texts) for texts in (captions, prompts, [""] * len(captions))])
 
-    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    words = [*CLASSES, *COLOURS, *PLACES]
+    held = torch.tensor([[float(word in caption.split()) for word in words] for caption in captions])
+
+    def draw(generator: torch.Generator) -> Batch:
         index = torch.randint(len(latents), (settings.batch_size,), generator=generator)
         # Half full captions, a fifth the paper's template; the rest without words, as the adapter reads.
         kind = torch.multinomial(torch.tensor([0.5, 0.2, 0.3]), settings.batch_size, True, generator=generator)
-        return latents[index].float(), tokens[kind, index]
+        return Batch(latents[index].float(), tokens[kind, index], kind == 2, held[index])
 
+    channels = [tap.channels for tap in measure_taps(unet.config, PATCH)]
     trainer = DenoisingTrainer(
         unet,
         lambda ids: text_encoder(ids).last_hidden_state,
@@ -129,6 +114,7 @@ def train_ldm(out: Path, settings: PretrainSettings) -> dict:
         dict(build_scheduler().config),
         DenoisingSettings(settings.steps, settings.batch_size, settings.learning_rate, seed=settings.seed),
         out / "training" / "denoiser.safetensors",
+        CaptionLoss(channels, len(words), settings.caption_loss_from, settings.caption_loss_weight),
     )
     trainer.run()
     trainer.load_average()

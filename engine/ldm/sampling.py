@@ -127,9 +127,9 @@ def _ddim_step(scheduler, predicted: Tensor, t: int, latents: Tensor, eta: Tenso
     """One DDIM update (Song et al. 2021, eq. 12 and 16) with an eta per item."""
     previous = t - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     alpha = scheduler.alphas_cumprod[t].to(latents)
-    alpha_previous = (
-        scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod
-    ).to(latents)
+    alpha_previous = (scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod).to(
+        latents
+    )
     if scheduler.config.prediction_type == "v_prediction":
         clean = alpha.sqrt() * latents - (1 - alpha).sqrt() * predicted
         noise = alpha.sqrt() * predicted + (1 - alpha).sqrt() * latents

@@ -1,0 +1,100 @@
+"""The embedded model's gate: does the adapter beat the same head on a from-scratch backbone, on the same labels?
+
+    uv run python bench/adapter_gate.py --labels 150 --seeds 3
+
+Both train with the same head, boxes, augmentation, batch size and number of steps, and are scored on the same held-out
+scenes. Prints one row a training and the two ranges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from engine.adapter.adapter import LdmBackbone, build_reader, detector_of, frame_of
+from engine.config import load_settings
+from engine.data.dataset import read_dataset
+from engine.data.world import write_world
+from engine.detection.detector import ConvBackbone, Detector, Reader
+from engine.detection.samples import BatchSource, Source
+from engine.detection.training import OptimisationSettings, fit, predict
+from engine.evaluation.coco_map import evaluate
+from engine.ldm.diffusion import find_ldm, load_ldm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ldm", default="world", help="diffusion model's folder")
+    parser.add_argument("--labels", type=int, default=150)
+    parser.add_argument("--test", type=int, default=500)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--only", choices=("adapter", "scratch"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    settings = load_settings(None, args.overrides, find_ldm(args.ldm))
+    with tempfile.TemporaryDirectory() as folder:
+        write_world(Path(folder), args.labels, 8, args.test)
+        train, test = read_dataset(Path(folder), "train"), read_dataset(Path(folder), "test")
+        maps: dict[str, list[float]] = {}
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            for kind in (args.only,) if args.only else ("adapter", "scratch"):
+                started = time.monotonic()
+                metrics, parameters = train_and_score(kind, args.ldm, train, test, settings, seed)
+                maps.setdefault(kind, []).append(metrics.map)
+                print(
+                    f"{kind:8s} seed {seed}: mAP {100 * metrics.map:5.1f}  AP50 {100 * metrics.map50:5.1f}  "
+                    f"AP75 {100 * metrics.map75:5.1f}  {parameters / 1e6:.2f} M trained  "
+                    f"{time.monotonic() - started:.0f} s",
+                    flush=True,
+                )
+    for kind, values in maps.items():
+        print(
+            f"{kind:8s} mAP {100 * min(values):.1f} to {100 * max(values):.1f}, mean {100 * sum(values) / len(values):.1f}"
+        )
+
+
+def train_and_score(kind: str, ldm: str, train, test, settings, seed: int):
+    """Train one kind with one seed; returns (Metrics on `test`, trained parameters)."""
+    options = dataclasses.replace(settings.adapter, seed=seed)
+    model = load_ldm(ldm, device="cpu")
+    frame = frame_of(model, settings.ldm.resolution)
+    torch.manual_seed(seed)
+    if kind == "adapter":
+        module = build_reader(options, len(train.categories), model)
+        backbone = LdmBackbone(model, options.timestep, seed)
+        loss_of, detect = detector_of(module, backbone)
+    else:
+        conv = ConvBackbone(options.width // 16 * 8)
+        reader = Reader(
+            options.head,
+            len(train.categories),
+            conv.channels,
+            conv.strides,
+            options.width,
+            options.convs,
+            options.extra_levels,
+        )
+        backbone = module = Detector(conv, reader)
+        loss_of, detect = module.loss, module.detect
+    fit(
+        list(module.parameters()),
+        loss_of,
+        BatchSource([Source(train)], frame, options.batch_size, seed),
+        OptimisationSettings.of(options),
+        f"{kind} {seed}",
+    )
+    module.eval()
+    backbone.eval()
+    return evaluate(test, predict(detect, test, frame)), sum(p.numel() for p in module.parameters())
+
+
+if __name__ == "__main__":
+    main()

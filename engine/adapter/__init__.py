@@ -1,0 +1,1 @@
+"""The Detection-Adapter: a detector whose backbone is the frozen latent diffusion model."""

@@ -1,0 +1,184 @@
+"""The adapter as a module, and its checkpoint: safetensors weights beside a json card. No pickle is ever read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from engine.config import AdapterSettings
+from engine.data.dataset import Category
+from engine.data.pixels import Frame
+from engine.detection.detector import Reader
+from engine.detection.heads import Detections, Target
+from engine.errors import ModelError
+from engine.ldm.diffusion import LatentDiffusion, draw_noise
+
+FORMAT = 1
+WEIGHTS, CARD = "adapter.safetensors", "adapter.json"
+
+
+class LdmBackbone(nn.Module):
+    """The frozen diffusion model as a backbone: real images -> the taps' features at one noise level, without words."""
+
+    def __init__(self, ldm: LatentDiffusion, timestep: int, seed: int = 0):
+        super().__init__()
+        self.ldm, self.timestep = ldm, timestep  # LatentDiffusion is no Module: its weights are not ours to train
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        latents = self.ldm.encode_images(pixels)
+        if self.training:
+            noise = torch.randn(latents.shape, generator=self.generator)
+        else:  # the same noise for every image, so that a prediction depends on its image alone
+            noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(0)]).expand_as(latents)
+        return self.ldm.features(latents, self.timestep, noise)
+
+
+@dataclass
+class Adapter:
+    """A trained reader of one diffusion model's features, and the card that says what it was trained on."""
+
+    reader: Reader
+    card: dict
+
+    @property
+    def timestep(self) -> int:
+        return self.card["timestep"]
+
+    @property
+    def category_ids(self) -> list[int]:
+        return [c["id"] for c in self.card["classes"]]
+
+    def detect(self, features: list[Tensor], image_size: tuple[int, int]) -> list[Detections]:
+        """Boxes in pixels of `image_size` (height, width) from a sampler's last features."""
+        return self.reader.detect(features, image_size)
+
+
+def build_reader(settings: AdapterSettings, num_classes: int, ldm: LatentDiffusion) -> Reader:
+    """An untrained reader that fits the model's taps."""
+    return Reader(
+        settings.head,
+        num_classes,
+        [tap.channels for tap in ldm.taps],
+        [tap.stride for tap in ldm.taps],
+        settings.width,
+        settings.convs,
+        settings.extra_levels,
+    )
+
+
+def frame_of(ldm: LatentDiffusion, resolution: int) -> Frame:
+    """How the adapter sees images of a dataset."""
+    return Frame(resolution, ldm.alignment)
+
+
+def describe(
+    ldm: LatentDiffusion, settings: AdapterSettings, categories: tuple[Category, ...], resolution: int
+) -> dict:
+    """The part of the card that must fit at loading."""
+    return {
+        "format": FORMAT,
+        "ldm": ldm.identity.as_dict(),
+        "taps": [[tap.stride, tap.channels, list(tap.blocks)] for tap in ldm.taps],
+        "timestep": settings.timestep,
+        "prompt_mode": "none",
+        "resolution": resolution,
+        "head": {k: getattr(settings, k) for k in ("head", "width", "convs", "extra_levels")},
+        "classes": [{"id": c.id, "name": c.name} for c in categories],
+    }
+
+
+def save_adapter(reader: Reader, card: dict, out: Path) -> dict:
+    """Write weights, then the card that names their hash; each appears whole or not at all. Returns the card."""
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / (WEIGHTS + ".partial")
+    save_file({k: v.contiguous() for k, v in reader.state_dict().items()}, partial)
+    card = {**card, "weights_sha256": _sha256(partial)}
+    os.replace(partial, out / WEIGHTS)
+    partial = out / (CARD + ".partial")
+    partial.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, out / CARD)
+    return card
+
+
+def read_card(folder: Path) -> dict:
+    """The card of an adapter folder, checked to be one.
+
+    Raises:
+        ModelError: no adapter there, or an unreadable card.
+    """
+    path = folder / CARD
+    if not path.is_file() or not (folder / WEIGHTS).is_file():
+        raise ModelError(f"No adapter in {folder}: {CARD} and {WEIGHTS} belong there. Train one with de train-adapter.")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if card["format"] != FORMAT:
+            raise ModelError(
+                f"{path} has format {card['format']}, this engine reads {FORMAT}. Train the adapter again."
+            )
+        for key in ("ldm", "taps", "timestep", "resolution", "head", "classes", "weights_sha256"):
+            card[key]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise (
+            error
+            if isinstance(error, ModelError)
+            else ModelError(f"{path} is not an adapter's card ({error!r}). Train the adapter again.")
+        ) from None
+    return card
+
+
+def load_adapter(folder: Path, ldm: LatentDiffusion) -> Adapter:
+    """Load an adapter for the diffusion model in use.
+
+    Raises:
+        ModelError: it was trained on other weights or taps, its file is damaged, or weights are missing or not finite.
+    """
+    card = read_card(folder)
+    if card["ldm"]["weights_sha256"] != ldm.identity.weights_sha256:
+        raise ModelError(
+            f"The adapter in {folder} was trained on the diffusion model {card['ldm']['id']} "
+            f"({card['ldm']['weights_sha256'][:12]}), not on {ldm.identity.id} "
+            f"({ldm.identity.weights_sha256[:12]}): it cannot read its features. Use that model, or train an adapter on this one."
+        )
+    taps = [[tap.stride, tap.channels, list(tap.blocks)] for tap in ldm.taps]
+    if card["taps"] != taps:
+        raise ModelError(f"The adapter in {folder} reads taps {card['taps']}, the model has {taps}.")
+    if _sha256(folder / WEIGHTS) != card["weights_sha256"]:
+        raise ModelError(
+            f"{folder / WEIGHTS} is not the file that {CARD} describes (sha256 differs). Restore or retrain it."
+        )
+    settings = AdapterSettings(timestep=card["timestep"], **card["head"])
+    reader = build_reader(settings, len(card["classes"]), ldm)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        reader.load_state_dict(tensors)
+    except Exception as error:  # safetensors and torch raise different types for a broken file and for wrong keys
+        raise ModelError(f"{folder / WEIGHTS} does not fit its card: {str(error).splitlines()[0]}") from None
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ModelError(f"{folder / WEIGHTS} holds weights that are not finite ({bad[0]}). Train the adapter again.")
+    return Adapter(reader.to(ldm.device).eval().requires_grad_(False), card)
+
+
+def detector_of(adapter_reader: Reader, backbone: LdmBackbone):
+    """(loss_of, detect) for the training loop and for prediction on real images."""
+
+    def loss_of(pixels: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+        return adapter_reader.loss(backbone(pixels), tuple(pixels.shape[-2:]), targets)
+
+    def detect(pixels: Tensor) -> list[Detections]:
+        return adapter_reader.detect(backbone(pixels), tuple(pixels.shape[-2:]))
+
+    return loss_of, detect
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,117 @@
+"""Backbone -> pyramid -> head."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from engine.detection.heads import DenseHead, Detections, Target
+
+
+class Reader(nn.Module):
+    """Pyramid and head: reads a backbone's levels. This is all that an adapter's checkpoint holds.
+
+    Args:
+        channels, strides: of the backbone's levels, finest first.
+        extra_levels: levels added above the coarsest by stride-2 convolutions.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        num_classes: int,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        width: int,
+        convs: int,
+        extra_levels: int = 0,
+    ):
+        super().__init__()
+        channels, strides = list(channels), list(strides)
+        self.extra = nn.ModuleList()
+        for _ in range(extra_levels):
+            self.extra.append(nn.Conv2d(channels[-1], width, 3, stride=2, padding=1))
+            channels.append(width)
+            strides.append(strides[-1] * 2)
+        # Taps of different blocks differ in scale by orders of magnitude: normalise before the 1x1 mapping.
+        self.norms = nn.ModuleList(nn.GroupNorm(1, c) for c in channels)
+        self.pyramid = FeaturePyramidNetwork(channels, width, norm_layer=lambda c: nn.GroupNorm(16, c))
+        self.head = DenseHead(kind, num_classes, width, strides, convs)
+
+    def loss(
+        self, levels: Sequence[Tensor], image_size: tuple[int, int], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Named losses; `levels` (B, C_i, h_i, w_i) finest first, `image_size` (height, width)."""
+        return self.head.loss(self._merge(levels), image_size, targets)
+
+    @torch.no_grad()
+    def detect(self, levels: Sequence[Tensor], image_size: tuple[int, int]) -> list[Detections]:
+        """Boxes of each image, in pixels of `image_size` (height, width)."""
+        return self.head.detect(self._merge(levels), image_size)
+
+    def _merge(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        levels = [level.float() for level in levels]
+        for conv in self.extra:
+            levels.append(conv(levels[-1]))
+        normed = OrderedDict((str(i), norm(x)) for i, (norm, x) in enumerate(zip(self.norms, levels, strict=True)))
+        return list(self.pyramid(normed).values())
+
+
+class Detector(nn.Module):
+    """A backbone (images (B, 3, H, W) in [-1, 1] -> levels, finest first) and the reader of its levels."""
+
+    def __init__(self, backbone: nn.Module, reader: Reader):
+        super().__init__()
+        self.backbone, self.reader = backbone, reader
+
+    def loss(self, pixels: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        return self.reader.loss(self.backbone(pixels), tuple(pixels.shape[-2:]), targets)
+
+    @torch.no_grad()
+    def detect(self, pixels: Tensor) -> list[Detections]:
+        return self.reader.detect(self.backbone(pixels), tuple(pixels.shape[-2:]))
+
+
+class ConvBackbone(nn.Module):
+    """A small residual network for training from nothing: levels at strides 4, 8 and 16."""
+
+    strides = (4, 8, 16)
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.channels = (width, width * 3 // 2, width * 2)
+        half = width // 2
+        self.stem = nn.Sequential(nn.Conv2d(3, half, 3, stride=2, padding=1), nn.GroupNorm(8, half), nn.SiLU())
+        self.stages = nn.ModuleList()
+        before = half
+        for after in self.channels:
+            self.stages.append(nn.Sequential(_Residual(before, after, 2), _Residual(after, after, 1)))
+            before = after
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        x, levels = self.stem(pixels), []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        return levels
+
+
+class _Residual(nn.Module):
+    def __init__(self, before: int, after: int, stride: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False),
+            nn.GroupNorm(8, after),
+            nn.SiLU(),
+            nn.Conv2d(after, after, 3, padding=1, bias=False),
+            nn.GroupNorm(8, after),
+        )
+        self.skip = nn.Identity() if stride == 1 else nn.Conv2d(before, after, 1, stride=stride, bias=False)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.body(x) + self.skip(x))

@@ -1,0 +1,101 @@
+"""Dense detection heads of torchvision behind one small interface: levels in, losses or boxes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOS, FCOSHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
+
+SCORE_FLOOR = 0.05  # boxes below are never reported
+MAX_BOXES = 100  # per image, as COCO's AP counts them
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an image shows, in pixels of the input: boxes (N, 4) XYXY, labels (N,) from 0, ignore regions (M, 4) XYXY."""
+
+    boxes_xyxy: Tensor
+    labels: Tensor
+    ignore_xyxy: Tensor
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found, in pixels of the input: boxes (N, 4) XYXY, labels (N,) from 0, scores (N,), best first."""
+
+    boxes_xyxy: Tensor
+    labels: Tensor
+    scores: Tensor
+
+
+class DenseHead(nn.Module):
+    """torchvision's FCOS or RetinaNet without its backbone and without its resizing.
+
+    Args:
+        kind: "fcos" or "retinanet".
+        width: channels of every level. strides: pixels a cell of each level. convs: depth of FCOS's branches.
+    """
+
+    def __init__(self, kind: str, num_classes: int, width: int, strides: Sequence[int], convs: int):
+        super().__init__()
+        backbone = nn.Identity()
+        backbone.out_channels = width
+        common = {"score_thresh": SCORE_FLOOR, "detections_per_img": MAX_BOXES}
+        if kind == "fcos":
+            anchors = AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides))
+            head = FCOSHead(width, 1, num_classes, convs)
+            self.model = FCOS(backbone, num_classes, anchor_generator=anchors, head=head, **common)
+        else:
+            sizes = tuple(tuple(int(4 * s * 2 ** (i / 3)) for i in range(3)) for s in strides)
+            anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(strides))
+            head = RetinaNetHead(width, anchors.num_anchors_per_location()[0], num_classes)
+            self.model = RetinaNet(backbone, num_classes, anchor_generator=anchors, head=head, **common)
+
+    def loss(
+        self, levels: Sequence[Tensor], image_size: tuple[int, int], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Named losses of a batch. `image_size` is (height, width) in pixels."""
+        outputs, anchors, counts = self._run(levels, image_size)
+        ignored = torch.stack([_ignored(a, t) for a, t in zip(anchors, targets, strict=True)])
+        # A logit so low that it has neither loss nor gradient: these places count neither as object nor as background.
+        outputs["cls_logits"] = outputs["cls_logits"].masked_fill(ignored[..., None], -1e3)
+        truths = [{"boxes": t.boxes_xyxy, "labels": t.labels} for t in targets]
+        if isinstance(self.model, FCOS):
+            return self.model.compute_loss(truths, outputs, anchors, counts)
+        return self.model.compute_loss(truths, outputs, anchors)
+
+    @torch.no_grad()
+    def detect(self, levels: Sequence[Tensor], image_size: tuple[int, int]) -> list[Detections]:
+        """Boxes of each image of the batch, after non-maximum suppression per class."""
+        outputs, anchors, counts = self._run(levels, image_size)
+        split = {name: list(value.split(counts, dim=1)) for name, value in outputs.items()}
+        per_level = [list(a.split([c for c in counts])) for a in anchors]
+        found = self.model.postprocess_detections(split, per_level, [image_size] * len(anchors))
+        return [Detections(f["boxes"], f["labels"], f["scores"]) for f in found]
+
+    def _run(self, levels, image_size):
+        levels = list(levels)
+        outputs = self.model.head(levels)
+        batch = levels[0].shape[0]
+        frame = ImageList(levels[0].new_empty(batch, 3, *image_size), [image_size] * batch)
+        anchors = self.model.anchor_generator(frame, levels)
+        per_cell = self.model.anchor_generator.num_anchors_per_location()[0]
+        return outputs, anchors, [level.shape[-1] * level.shape[-2] * per_cell for level in levels]
+
+
+def _ignored(anchors: Tensor, target: Target) -> Tensor:
+    """Which anchors (A, 4) have their centre in an ignore region and in no object's box: (A,) bool."""
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+
+    def inside(boxes: Tensor) -> Tensor:
+        if not len(boxes):
+            return torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
+        return ((centres[:, None] >= boxes[:, :2]) & (centres[:, None] <= boxes[:, 2:])).all(-1).any(-1)
+
+    return inside(target.ignore_xyxy) & ~inside(target.boxes_xyxy)

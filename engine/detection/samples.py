@@ -1,0 +1,116 @@
+"""Training batches from dataset folders: images at the working size, boxes, ignore regions, augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from engine.data.dataset import Annotation, Dataset
+from engine.data.pixels import Frame, read_pixels, to_model
+from engine.detection.heads import Target
+
+IGNORE = -1  # label of a region that is neither object nor background
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset to train on, its share of every batch, and optionally other boxes than the ones in its file."""
+
+    dataset: Dataset
+    share: float = 1.0
+
+
+class SampleBank:
+    """A dataset's images, decoded once at the working size and kept in memory as uint8, and their boxes.
+
+    Images of one working size form a bucket, because a batch has one shape.
+    """
+
+    def __init__(self, dataset: Dataset, frame: Frame):
+        self.labels = {category.id: i for i, category in enumerate(dataset.categories)}
+        self.buckets: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for record in dataset.images:
+            size = frame.size_of(record.width, record.height)
+            image = read_pixels(dataset, record, size)
+            scale = (size[0] / record.width, size[1] / record.height)
+            annotations = dataset.annotations_of(record.id)
+            boxes = torch.tensor([scaled_xyxy(a, scale) for a in annotations], dtype=torch.float32).reshape(-1, 4)
+            labels = [IGNORE if a.iscrowd else self.labels[a.category_id] for a in annotations]
+            self.buckets.setdefault(size, []).append((image, boxes, torch.tensor(labels, dtype=torch.int64)))
+
+    def draw(
+        self, count: int, size: tuple[int, int], generator: torch.Generator
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """`count` samples (image uint8 (3, H, W), boxes XYXY (N, 4), labels (N,)) of one size, with replacement."""
+        bucket = self.buckets[size]
+        return [bucket[i] for i in torch.randint(len(bucket), (count,), generator=generator).tolist()]
+
+
+def scaled_xyxy(annotation: Annotation, scale: tuple[float, float]) -> tuple[float, float, float, float]:
+    """The annotation's box as XYXY after scaling by (x, y)."""
+    x, y, w, h = annotation.bbox_xywh
+    return (x * scale[0], y * scale[1], (x + w) * scale[0], (y + h) * scale[1])
+
+
+class BatchSource:
+    """Augmented batches from one or more datasets; every draw depends on (seed, step) alone, so training can resume.
+
+    Args:
+        sources: datasets with equal categories; their shares are normalised to one batch.
+    """
+
+    def __init__(self, sources: Sequence[Source], frame: Frame, batch_size: int, seed: int):
+        self.banks = [SampleBank(source.dataset, frame) for source in sources]
+        self.shares = [source.share for source in sources]
+        self.batch_size, self.seed = batch_size, seed
+        self.counts: dict[tuple[int, int], int] = {}
+        for size, bucket in self.banks[0].buckets.items():
+            self.counts[size] = len(bucket)
+
+    def batch(self, step: int) -> tuple[Tensor, list[Target]]:
+        """Images (B, 3, H, W) float32 in [-1, 1] and their targets."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((self.seed * 1_000_003 + step) % 2**63)
+            generator = torch.Generator().manual_seed(self.seed * 7_368_787 + step)
+            sizes = list(self.counts)
+            weights = torch.tensor([float(self.counts[s]) for s in sizes])
+            size = sizes[int(torch.multinomial(weights, 1, generator=generator))]
+            chosen = []
+            for bank, count in zip(self.banks, self._counts(step, size), strict=True):
+                chosen += bank.draw(count, size, generator) if count else []
+            pairs = [_augment(*sample) for sample in chosen]
+        return to_model(torch.stack([image for image, _ in pairs])), [target for _, target in pairs]
+
+    def _counts(self, step: int, size: tuple[int, int]) -> list[int]:
+        """How many samples each bank gives to this batch: shares to the nearest sample, exact on average."""
+        shares = [s if size in bank.buckets else 0.0 for s, bank in zip(self.shares, self.banks, strict=True)]
+        edges = np.cumsum([0.0, *shares]) / sum(shares) * self.batch_size
+        # A different offset each step, so that a share of 0.1 of 16 gives 1 or 2 and 1.6 on average.
+        offset = (step * 0.618033988749895) % 1.0
+        ticks = np.floor(edges + offset)
+        ticks[0], ticks[-1] = 0, self.batch_size
+        return np.diff(ticks).astype(int).tolist()
+
+
+def _augment(image: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Target]:
+    """Flip, crop and zoom, and change of colour; boxes follow, slivers under 2 px go."""
+    height, width = image.shape[-2:]
+    transform = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomResizedCrop((height, width), scale=(0.6, 1.0), ratio=(0.85, 1.18), antialias=True),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+            v2.SanitizeBoundingBoxes(min_size=2.0),
+        ]
+    )
+    boxed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+    out = transform({"image": tv_tensors.Image(image), "boxes": boxed, "labels": labels})
+    boxes, labels = out["boxes"].as_subclass(Tensor), out["labels"]
+    ignore = labels == IGNORE
+    return out["image"].as_subclass(Tensor), Target(boxes[~ignore], labels[~ignore], boxes[ignore])

@@ -1,0 +1,111 @@
+"""Draws planned images and labels them in the same pass: the sampler's last features go straight to the adapter's head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.adapter.adapter import Adapter, load_adapter, read_card
+from engine.config import Settings
+from engine.data.dataset import Dataset, read_dataset
+from engine.data.pixels import read_pixels, to_model
+from engine.errors import ModelError
+from engine.ldm.diffusion import LatentDiffusion, load_ldm
+from engine.ldm.sampling import SampleRequest, check_last_step, sample
+
+if TYPE_CHECKING:
+    from engine.generation.plan import PlannedItem
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One generated image (H, W, 3) uint8 and its boxes: (N, 4) XYXY in its pixels, scores (N,), category ids (N,)."""
+
+    image: np.ndarray
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    category_ids: np.ndarray
+
+
+class Drawer(Protocol):
+    """What a shard needs: an identity that pins the pixels and labels, and a way to draw a batch in order."""
+
+    identity: dict
+
+    def draw(self, items: Sequence[PlannedItem]) -> list[Drawn]: ...
+
+
+class AdapterDrawer:
+    """Img2img from the dataset's training images, labelled by an adapter."""
+
+    def __init__(self, dataset: Dataset, ldm: LatentDiffusion, adapter: Adapter, settings: Settings):
+        self.ldm, self.adapter, self.dataset = ldm, adapter, dataset
+        self.steps, self.floor = settings.generation.steps, settings.generation.ignore_threshold
+        self.sources = {record.id: record for record in dataset.images}
+        self.identity = {
+            "ldm": ldm.identity.as_dict(),
+            "adapter": {"weights_sha256": adapter.card["weights_sha256"], "timestep": adapter.timestep},
+        }
+        ldm.scheduler.set_timesteps(self.steps)
+        check_last_step(ldm.scheduler.timesteps.tolist()[-1], adapter.timestep)
+
+    def draw(self, items: Sequence[PlannedItem]) -> list[Drawn]:
+        """Draw items (of any mix of sizes) as one batch per size; results in the order of `items`."""
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for i, item in enumerate(items):
+            by_size.setdefault((item.width, item.height), []).append(i)
+        drawn: dict[int, Drawn] = {}
+        for size, places in by_size.items():
+            drawn.update(zip(places, self._draw_one_size([items[i] for i in places], size), strict=True))
+        return [drawn[i] for i in range(len(items))]
+
+    def _draw_one_size(self, items: Sequence[PlannedItem], size: tuple[int, int]) -> list[Drawn]:
+        pixels = [read_pixels(self.dataset, self.sources[item.source_image_id], size) for item in items]
+        requests = [
+            SampleRequest(item.seed, item.prompt, item.negative_prompt, item.strength, item.guidance_scale, item.eta)
+            for item in items
+        ]
+        samples = sample(self.ldm, requests, self.steps, to_model(torch.stack(pixels)), timestep=self.adapter.timestep)
+        found = self.adapter.detect(samples.features, (size[1], size[0]))
+        ids = np.array(self.adapter.category_ids)
+        results = []
+        for image, detections in zip(_to_uint8(samples.images), found, strict=True):
+            kept = detections.scores >= self.floor
+            results.append(
+                Drawn(
+                    image,
+                    detections.boxes_xyxy[kept].float().cpu().numpy(),
+                    detections.scores[kept].float().cpu().numpy(),
+                    ids[detections.labels[kept].cpu().numpy()],
+                )
+            )
+        return results
+
+
+def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings) -> AdapterDrawer:
+    """Load model and adapter for generating from `data`/train.json.
+
+    Raises:
+        ModelError: the adapter belongs to another model, other classes, or another noise level.
+    """
+    dataset = read_dataset(data, "train")
+    card = read_card(adapter)
+    classes = [{"id": c.id, "name": c.name} for c in dataset.categories]
+    if card["classes"] != classes:
+        raise ModelError(
+            f"The adapter in {adapter} knows the classes {[c['name'] for c in card['classes']]}, {data} has "
+            f"{[c['name'] for c in classes]}. Train an adapter on this dataset."
+        )
+    model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device)
+    return AdapterDrawer(dataset, model, load_adapter(adapter, model), settings)
+
+
+def _to_uint8(images: Tensor) -> np.ndarray:
+    """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
