@@ -3,35 +3,15 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
-from engine.data.world import render_scene
 from engine.errors import ModelError
 from engine.ldm.diffusion import LatentDiffusion, LdmIdentity, load_ldm
-from engine.ldm.embedded import (
-    assemble,
-    build_autoencoder,
-    build_text_encoder,
-    build_tokenizer,
-    build_unet,
-    patches_of,
-)
 from engine.ldm.pretrain import to_pixels
 from engine.ldm.sampling import SampleRequest, sample
 
 
 @pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return np.stack([np.asarray(render_scene(seed).image) for seed in range(4)])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, images):
-    """An untrained model of the embedded architecture, saved as a stock pipeline."""
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    pipeline = assemble(build_autoencoder(patches_of(images)), build_text_encoder(tokenizer), tokenizer, build_unet())
-    path = tmp_path_factory.mktemp("ldm") / "tiny"
-    pipeline.save_pretrained(path, safe_serialization=True)
-    return path
+def folder(ldm_folder):
+    return ldm_folder
 
 
 @pytest.fixture(scope="module")

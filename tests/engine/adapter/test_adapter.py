@@ -1,0 +1,131 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.adapter.adapter import CARD, WEIGHTS, load_adapter
+from engine.adapter.train import train_adapter
+from engine.config import load_settings
+from engine.errors import ModelError
+from engine.generation.draw import load_drawer
+from engine.ldm.diffusion import load_ldm
+
+SETTINGS = load_settings(
+    None,
+    [
+        "adapter.steps=3",
+        "adapter.batch_size=2",
+        "adapter.width=32",
+        "adapter.convs=1",
+        "adapter.extra_levels=1",
+        "ldm.resolution=64",
+        "ldm.device=cpu",
+        "generation.steps=4",
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def adapter_folder(tmp_path_factory, world_folder, ldm_folder):
+    out = tmp_path_factory.mktemp("adapter")
+    train_adapter(world_folder, ldm_folder, out, SETTINGS)
+    return out
+
+
+@pytest.fixture
+def copy(adapter_folder, tmp_path):
+    shutil.copytree(adapter_folder, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.fixture(scope="module")
+def ldm(ldm_folder):
+    return load_ldm(ldm_folder, device="cpu")
+
+
+def test_the_card_says_what_it_was_trained_on(adapter_folder, ldm):
+    card = json.loads((adapter_folder / CARD).read_text())
+    assert card["ldm"] == ldm.identity.as_dict()
+    assert card["timestep"] == 1 and card["prompt_mode"] == "none"
+    assert [tap[:2] for tap in card["taps"]] == [[4, 160], [8, 192], [16, 352]]
+    assert [c["name"] for c in card["classes"]] == ["house", "car", "tree", "boat", "fish", "mushroom"]
+    assert card["validation"]["images"] == 6 and card["validation"]["map"] is not None
+    assert len(card["training"]["curve"]) == 3
+
+
+def test_training_again_gives_the_same_weights(adapter_folder, world_folder, ldm_folder, tmp_path):
+    train_adapter(world_folder, ldm_folder, tmp_path, SETTINGS)
+    assert (tmp_path / WEIGHTS).read_bytes() == (adapter_folder / WEIGHTS).read_bytes()
+
+
+def test_the_diffusion_model_is_left_as_it_was(adapter_folder, ldm_folder, ldm):
+    assert load_ldm(ldm_folder, device="cpu").identity == ldm.identity
+    assert not any(name.startswith("backbone") for name in load_file(adapter_folder / WEIGHTS))
+
+
+def test_another_diffusion_model_is_refused(copy, ldm_folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(ldm_folder, other)
+    weights = other / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["conv_in.weight"] += 0.01
+    save_file(tensors, weights)
+    with pytest.raises(ModelError, match="cannot read its features"):
+        load_adapter(copy, load_ldm(other, device="cpu"))
+
+
+def test_damaged_checkpoints_are_refused(copy, ldm, tmp_path):
+    tensors = load_file(copy / WEIGHTS)
+
+    def spoil(change) -> None:
+        change()
+        with pytest.raises(ModelError) as caught:
+            load_adapter(copy, ldm)
+        assert str(copy) in str(caught.value)
+
+    def rewrite(new) -> None:
+        import hashlib
+
+        save_file(new, copy / WEIGHTS)
+        card = json.loads((copy / CARD).read_text())
+        card["weights_sha256"] = hashlib.sha256((copy / WEIGHTS).read_bytes()).hexdigest()
+        (copy / CARD).write_text(json.dumps(card))
+
+    name = next(iter(tensors))
+    spoil(lambda: (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:-5]))
+    spoil(lambda: rewrite({k: v for k, v in tensors.items() if k != name}))
+    spoil(lambda: rewrite({**tensors, name: torch.full_like(tensors[name], float("nan"))}))
+    spoil(lambda: (copy / CARD).write_text('{"format": 1}'))
+    spoil(lambda: (copy / CARD).write_text("{"))
+    spoil(lambda: (copy / CARD).unlink())
+
+
+def test_drawing_gives_boxes_of_the_datasets_classes(adapter_folder, world_folder, ldm_folder):
+    from engine.generation.plan import PlannedItem
+
+    drawer = load_drawer(world_folder, ldm_folder, adapter_folder, SETTINGS)
+    drawer.floor = 0.0
+    record = next(iter(drawer.sources.values()))
+    fields = dict(source_file=record.file_name, prompt="a red house", negative_prompt="", width=64, height=64)
+    items = [
+        PlannedItem(item=i, source_image_id=i, seed=i, strength=0.5, guidance_scale=2.0, eta=0.1, **fields)
+        for i in (1, 2, 3)
+    ]
+    drawn = drawer.draw(items)
+    assert [d.image.shape for d in drawn] == [(64, 64, 3)] * 3
+    for d in drawn:
+        assert len(d.boxes_xyxy) == len(d.scores) == len(d.category_ids)
+        assert set(d.category_ids.tolist()) <= {1, 2, 3, 4, 5, 6}
+        assert (d.boxes_xyxy >= 0).all() and (d.boxes_xyxy <= 64).all()
+
+
+def test_other_classes_and_other_noise_levels_are_refused(copy, world_folder, ldm_folder):
+    card = json.loads((copy / CARD).read_text())
+    (copy / CARD).write_text(json.dumps({**card, "timestep": 50}))
+    with pytest.raises(ModelError, match="t = 50"):
+        load_drawer(world_folder, ldm_folder, copy, SETTINGS)
+    (copy / CARD).write_text(json.dumps({**card, "classes": [{"id": 1, "name": "cell"}]}))
+    with pytest.raises(ModelError, match="knows the classes"):
+        load_drawer(world_folder, ldm_folder, copy, SETTINGS)

@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from engine.detection.detector import ConvBackbone, Detector, Reader
+from engine.detection.heads import Target
+
+SIZE = 64
+
+
+def build(kind: str) -> Detector:
+    torch.manual_seed(0)
+    backbone = ConvBackbone(16)
+    return Detector(backbone, Reader(kind, 3, backbone.channels, backbone.strides, 32, 1))
+
+
+def target(boxes=(), labels=(), ignore=()) -> Target:
+    return Target(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.tensor(ignore, dtype=torch.float32).reshape(-1, 4),
+    )
+
+
+@pytest.mark.parametrize("kind", ["fcos", "retinanet"])
+def test_boxes_of_a_batch_are_those_of_each_image_alone(kind):
+    detector = build(kind).eval()
+    pixels = torch.randn(3, 3, SIZE, SIZE + 32)
+    together = detector.detect(pixels)
+    for i, found in enumerate(together):
+        alone = detector.detect(pixels[i : i + 1])[0]
+        torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=1e-4)
+        assert (found.boxes_xyxy[:, 2] <= SIZE + 32).all() and (found.boxes_xyxy[:, 3] <= SIZE).all()
+        assert (found.scores[:-1] >= found.scores[1:]).all()
+
+
+@pytest.mark.parametrize("kind", ["fcos", "retinanet"])
+def test_an_image_without_objects_gives_a_finite_loss(kind):
+    losses = build(kind).loss(torch.randn(2, 3, SIZE, SIZE), [target(), target([(5, 5, 30, 30)], [1])])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.parametrize("kind", ["fcos", "retinanet"])
+def test_an_ignore_region_takes_its_places_out_of_the_loss(kind):
+    detector, pixels = build(kind), torch.randn(1, 3, SIZE, SIZE)
+
+    def classification(ignore) -> float:
+        return detector.loss(pixels, [target([(4, 4, 24, 24)], [0], ignore)])["classification"].item()
+
+    everything, half, nothing = classification([]), classification([(32, 0, 64, 64)]), classification([(0, 0, 64, 64)])
+    assert everything > half > nothing
+    # Inside the object itself the object counts, whatever is ignored around it.
+    assert nothing > 0
+
+
+def test_a_detector_learns_four_scenes_by_heart():
+    """The whole of backbone, pyramid, head, loss and decoding: boxes come back where they were put."""
+    detector = build("fcos").train()
+    pixels = torch.zeros(2, 3, SIZE, SIZE)
+    pixels[0, 0, 10:40, 8:36] = 1.0
+    pixels[1, 2, 20:44, 24:56] = 1.0
+    targets = [target([(8, 10, 36, 40)], [0]), target([(24, 20, 56, 44)], [2])]
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
+    for _ in range(80):
+        loss = sum(detector.loss(pixels, targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for found, truth in zip(detector.eval().detect(pixels), targets, strict=True):
+        assert found.labels[0] == truth.labels[0] and found.scores[0] > 0.3
+        assert (found.boxes_xyxy[0] - truth.boxes_xyxy[0]).abs().max() < 4
