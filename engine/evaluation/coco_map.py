@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.data.dataset import Dataset
-from engine.evaluation.matching import AREAS, RECALLS, ClassMatches, class_names, image_results, run_coco
+from engine.evaluation.matching import AREAS, RECALLS, ClassMatches, image_results
+from engine.evaluation.reference import class_names, run_coco
 
 
 @dataclass(frozen=True)

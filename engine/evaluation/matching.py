@@ -7,113 +7,18 @@ object to be found, and a detection that lies in it counts neither for nor again
 
 from __future__ import annotations
 
-import contextlib
-import io
-import math
-import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from engine.data.dataset import Dataset
-from engine.errors import DatasetError
+from engine.evaluation.reference import class_names, run_coco
 
 AREAS = ("all", "small", "medium", "large")  # COCO's, of the object in pixels: below 32^2, up to 96^2, above
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-MAX_DETECTIONS = 100  # per image and class
 _CHUNK = 4_000_000  # resamples x detections worked on at once
-
-
-def class_names(dataset: Dataset) -> tuple[str, ...]:
-    """Names by rising category id, as pycocotools orders them; a name borne twice gets its id behind it."""
-    categories = sorted(dataset.categories, key=lambda category: category.id)
-    names = [category.name for category in categories]
-    return tuple(f"{c.name} ({c.id})" if names.count(c.name) > 1 else c.name for c in categories)
-
-
-def check_detections(dataset: Dataset, detections: Sequence[Mapping]) -> None:
-    """Raise DatasetError with the first ten detections that cannot be scored."""
-    images = {image.id for image in dataset.images}
-    categories = {category.id for category in dataset.categories}
-    bad = []
-    for index, detection in enumerate(detections):
-        fault = _fault(detection, images, categories)
-        if fault:
-            bad.append(f"detection {index}: {fault}")
-    if bad:
-        more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise DatasetError(
-            f"{len(bad)} of {len(detections)} detections cannot be scored on split '{dataset.split}' of "
-            f"{dataset.folder}, so no score is given:\n  " + "\n  ".join(bad[:10]) + more
-            + "\nA detection is {image_id, category_id, bbox: [x, y, width, height] in pixels, score: 0 to 1}."
-        )
-
-
-def _fault(detection: Mapping, images: set[int], categories: set[int]) -> str | None:
-    if not isinstance(detection, Mapping):
-        return f"is a {type(detection).__name__}, not a mapping"
-    missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in detection]
-    if missing:
-        return f"has no {', '.join(missing)}"
-    for key, known in (("image_id", images), ("category_id", categories)):
-        value = detection[key]
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            return f"{key} {value!r} is no integer"
-        if int(value) not in known:
-            return f"{key} {value} is not in the dataset"
-    score, box = detection["score"], detection["bbox"]
-    if not _is_finite(score) or not 0 <= score <= 1:
-        return f"score {score!r} is not between 0 and 1"
-    if not isinstance(box, list | tuple | np.ndarray) or len(box) != 4 or not all(_is_finite(v) for v in box):
-        return f"bbox {box!r} is not four finite numbers"
-    if box[2] <= 0 or box[3] <= 0:
-        return f"bbox {box!r} has no width or no height"
-    return None
-
-
-def _is_finite(value) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def run_coco(dataset: Dataset, detections: Sequence[Mapping], ious: Sequence[float] | None = None) -> COCOeval:
-    """COCOeval with `evaluate` done, silently. Detection ids are the index in `detections` plus 1.
-
-    Objects are numbered anew from 1: pycocotools takes a match with id 0 for none, and counts double ids wrongly.
-    """
-    check_detections(dataset, detections)
-    truth = [
-        {"id": index, "image_id": a.image_id, "category_id": a.category_id, "bbox": list(a.bbox_xywh),
-         "area": a.area, "iscrowd": a.iscrowd}
-        for index, a in enumerate(dataset.annotations, start=1)
-    ]
-    found = []
-    for index, detection in enumerate(detections, start=1):
-        box = [float(value) for value in detection["bbox"]]
-        found.append({
-            "id": index, "image_id": int(detection["image_id"]), "category_id": int(detection["category_id"]),
-            "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "score": float(detection["score"]),
-        })
-    with contextlib.redirect_stdout(io.StringIO()):
-        run = COCOeval(_coco(dataset, truth), _coco(dataset, found), "bbox")
-        if ious is not None:
-            run.params.iouThrs = np.asarray(ious, dtype=float)
-        run.evaluate()
-    return run
-
-
-def _coco(dataset: Dataset, annotations: list[dict]) -> COCO:
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": image.id, "width": image.width, "height": image.height} for image in dataset.images],
-        "categories": [{"id": category.id, "name": category.name} for category in dataset.categories],
-        "annotations": annotations,
-    }
-    coco.createIndex()
-    return coco
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
 
     arms: {name: {map, map50, map75, map_small, map_medium, map_large, ar100: [per seed],
                   per_class, per_class50: {class: [per seed]}, loss_curve: [[[step, loss], ...] per seed],
-                  train_images, generated_share, seconds: [per seed]}}
+                  train_images, generated_share, seconds: [per seed], notes}}
     arm_order, baseline, treatment: names of arms
     deltas: {arm: {mean, ci95: [low, high], verdict, per_seed, seed_error, image_error, seeds_to_settle, resamples,
                    baseline, treatment}} of every arm against the baseline; delta: the one of `treatment`
     seeds, settings, versions, adapter (its card), gallery
-    data: {counts: {split: {images, objects, ...}}, digests: {split: sha256}}
-    generated: {planned, kept, dropped: {reason: n}, failed: {reason: n}, objects_per_class: {class: n}, ...}
+    data: {split: {images, objects, sha256}}
+    generated: {planned, kept, dropped: {reason: n}, failed: {reason: n}, boxes, ignored, dropped_boxes: {reason: n},
+                rejected: {reason: n} of the kept by review, objects_per_class: {class: n}, ...}
 """
 
 from __future__ import annotations

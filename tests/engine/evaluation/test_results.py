@@ -21,7 +21,7 @@ def results(make_case):
         [Arm("real", metrics, curve, 30, 0.0, [1.0, 2.0]), Arm("de", metrics[::-1], curve, 60, 0.5, [1.0, 2.0])],
         {"de": combine([0.1, 0.2], np.array([0.1, 0.2]))},
         baseline="real", treatment="de", seeds=[0, 1],
-        settings={"compare": {"seeds": 2}}, versions={"torch": "2"}, data={"counts": {"test": {"images": 30}}},
+        settings={"compare": {"seeds": 2}}, versions={"torch": "2"}, data={"test": {"images": 30}},
         generated={"planned": 10, "kept": 7, "dropped": {"no box": 2}, "failed": {"black image": 1}},
         adapter={"head": "fcos"},
     )  # fmt: skip

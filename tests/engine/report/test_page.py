@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from engine.errors import DatasetError
+from engine.report import gallery_from, write_report
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text, and checks that every element is closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.words, self.open = [], [], "", []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.words += data
+
+    def texts(self):
+        return re.sub(r"\s+", " ", self.words)
+
+
+def read(path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_page_holds_everything_itself(make_results, scene_folders, tmp_path):
+    path = write_report(make_results(), tmp_path, gallery_from(*scene_folders, 8), commands=["de demo --out demo"])
+    assert path == tmp_path / "report.html" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    page = read(path)
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
+    sources = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "xlink:href", "data")]
+    assert len(sources) == 16 and all(value.startswith("data:image/jpeg;base64,") for value in sources)
+    text = path.read_text(encoding="utf-8")
+    assert "url(" not in text and "@import" not in text and "http://" not in text and "https://" not in text
+    assert str(scene_folders[0].parent) not in text
+
+
+def test_the_verdict_is_one_sentence_with_number_and_interval(make_results, tmp_path):
+    results = make_results()
+    words = read(write_report(results, tmp_path)).texts()
+    low, high = (100 * value for value in results["delta"]["ci95"])
+    assert results["delta"]["verdict"] == "helps"
+    assert f"The generated data helps: +{100 * results['delta']['mean']:.1f} mAP" in words
+    assert f"95 % interval +{low:.1f} to +{high:.1f}, from 3 trainings per arm and 300 test images" in words
+
+
+@pytest.mark.parametrize(
+    ("gain", "opening"),
+    [(-0.05, "The generated data hurts: −"), (0.002, "We cannot tell whether the generated data helps")],
+)
+def test_other_verdicts(make_results, tmp_path, gain, opening):
+    words = read(write_report(make_results(gain=gain), tmp_path)).texts()
+    assert opening in words
+    assert ("would settle" in words or "not settle" in words) == ("cannot" in opening)
+
+
+def test_every_figure_is_in_the_page(make_results, tmp_path):
+    results = make_results(names=("real", "real+de", "source_labels"))
+    page = read(write_report(results, tmp_path, commands=["de compare --real data"]))
+    words = page.texts()
+    for name, arm in results["arms"].items():
+        assert name in words and arm["notes"]["note"] in words
+        for seed, value in zip(results["seeds"], arm["map"], strict=True):
+            assert f"{name}, seed {seed}: {100 * value:.1f}" in words
+        for values in arm["per_class"].values():
+            assert " ".join(f"{100 * value:.1f}" for value in values) in words
+    for reason in ("no box above the threshold", "OutOfMemoryError", "duplicate", "outside the image"):
+        assert reason in words
+    assert "de compare --real data" in words and "torch" in words and "fcos" in words
+    assert "Its boxes on 97 real images" in words and "ScoremAP50.0AP5080.0" in words
+    assert page.tags.count("polyline") == 9
+    assert page.tags.count("svg") == 4
+
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}"
+
+
+def test_hostile_words_stay_words(make_results, scene_folders, tmp_path):
+    item = gallery_from(*scene_folders, 1)[0]
+    item = dataclasses.replace(item, labels=[HOSTILE] * len(item.labels), caption=HOSTILE)
+    results = make_results(classes=(HOSTILE, "b"), names=("real", HOSTILE + "2"))
+    results["settings"] = {HOSTILE: HOSTILE, "list": [HOSTILE]}
+    results["versions"] = {"torch": HOSTILE}
+    results["generated"]["dropped"] = {HOSTILE: 15}
+    page = read(write_report(results, tmp_path, [item], commands=[HOSTILE], title=HOSTILE))
+    assert "script" not in page.tags
+    assert not [a for a in page.attributes if a[1].startswith("on")]
+    assert all(value.startswith("data:image/jpeg") for _, name, value in page.attributes if name == "src")
+    assert page.words.count("<script>alert(1)</script>") > 8
+    assert "{{ 7*7 }}" in page.words
+
+
+def test_equal_input_gives_equal_bytes(make_results, scene_folders, tmp_path):
+    gallery = gallery_from(*scene_folders, 4)
+    first = write_report(make_results(), tmp_path / "a", gallery).read_bytes()
+    assert first == write_report(make_results(), tmp_path / "b", gallery).read_bytes()
+
+
+def test_what_is_undefined_shows_as_such(make_results, tmp_path):
+    results = make_results()
+    for arm in results["arms"].values():
+        arm["per_class"]["dragon"] = [None] * 3
+        arm["loss_curve"] = [[]] * 3
+    page = read(write_report(results, tmp_path))
+    words = page.texts()
+    assert "no such object in the test images" in words
+    assert "None" not in words and "nan" not in words.lower().split()
+    assert page.tags.count("svg") == 3  # no loss plot
+
+
+def test_a_bare_comparison_makes_a_page(make_results, tmp_path):
+    results = make_results(seeds=(5, 6))
+    results.update(generated={}, adapter={}, data={}, settings={}, versions={})
+    assert "95 % interval" in read(write_report(results, tmp_path)).texts()
+
+
+def test_eighty_classes_show_those_that_moved_most(make_results, tmp_path):
+    results = make_results(classes=[f"class {n}" for n in range(80)])
+    page = read(write_report(results, tmp_path))
+    assert "56 more in the table" in page.texts()
+    assert all(f"class {n}" in page.words for n in range(80))
+
+
+def test_inconsistent_results_make_no_page(make_results, tmp_path):
+    results = make_results()
+    results["generated"]["kept"] = 1
+    with pytest.raises(ValueError, match="add up"):
+        write_report(results, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_picture_is_named(make_results, scene_folders, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    item = dataclasses.replace(gallery_from(*scene_folders, 1)[0], generated=tmp_path / "broken.png")
+    with pytest.raises(DatasetError, match="broken.png"):
+        write_report(make_results(), tmp_path / "out", [item])
