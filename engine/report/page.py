@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from engine.data.files import write_atomically
 from engine.evaluation.results import SCORES, check_results
 from engine.report.gallery import GalleryItem, pair_uris
-from engine.report.pictures import label_colours
+from engine.report.pictures import CROWDED, label_colours
 from engine.report.plots import arm_colours, class_plot, difference_plot, loss_plot, seeds_plot, signed
 
 _MOST_CLASSES = 24  # bars; the table under them holds all
@@ -43,8 +43,10 @@ def write_report(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )
+    colours = label_colours(sorted({label for item in gallery for label in item.labels}))
     page = environment.get_template("report.html.j2").render(
-        title=title, commands=list(commands), **_context(results), gallery=_pictures(gallery),
+        title=title, commands=list(commands), **_context(results), gallery=_pictures(gallery, colours),
+        gallery_key=colours if any(len(item.labels) > CROWDED for item in gallery) else {},
     )
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.html"
@@ -188,8 +190,7 @@ def _adapter_quality(validation: Mapping | None) -> dict | None:
     }
 
 
-def _pictures(gallery: Sequence[GalleryItem]) -> dict[str, list[dict]]:
-    colours = label_colours(sorted({label for item in gallery for label in item.labels}))
+def _pictures(gallery: Sequence[GalleryItem], colours: dict[str, str]) -> dict[str, list[dict]]:
     groups: dict[str, list[dict]] = {"spread": [], "doubtful": []}
     for item in gallery:
         source, generated = pair_uris(item, colours)

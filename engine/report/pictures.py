@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 # Told apart by most colour-blind people, and readable with black or white text on them.
 _PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#7f5fc7", "#8c564b")
 _IGNORED = ("#3c4043", "#f1f3f4")  # dark line under light dashes: seen on any ground
-_CROWDED = 12  # from so many boxes on, classes are told by colour and only scores are written
+CROWDED = 12  # from so many boxes on, classes are told by colour and only scores are written
 
 
 def label_colours(labels: Sequence[str]) -> dict[str, str]:
@@ -39,7 +39,7 @@ def draw_boxes(
 ) -> Image.Image:
     """RGB copy of `image`, enlarged to `short_edge`, with every box, its class and its score.
 
-    boxes_xywh (N, 4): pixels of `image` as given, before the enlarging. ignored_xywh: regions drawn grey and dashed, without text.
+    boxes_xywh (N, 4): pixels of `image` as given, before the enlarging. ignored_xywh: regions drawn dashed, without text.
     Raises ValueError when labels or scores are not as many as boxes.
     """
     if len(labels) != len(boxes_xywh) or (scores is not None and len(scores) != len(boxes_xywh)):
@@ -58,7 +58,7 @@ def draw_boxes(
         corners = _corners(boxes_xywh[index], scale_x, scale_y, canvas.size)
         draw.rectangle(corners, outline=colour, width=line)
         score = scores[index] if scores is not None else None
-        text = _text(labels[index], score, crowded=len(labels) > _CROWDED)
+        text = _text(labels[index], score, crowded=len(labels) > CROWDED)
         if text:
             _tag(draw, text, corners, colour, font, canvas.size)
     return canvas

@@ -75,7 +75,7 @@ def class_plot(classes: Sequence[tuple[str, Sequence[tuple[str, int, Sequence[fl
                 parts.append(_bar(axis, y, arm, colour, values))
             else:
                 parts.append(_text(axis.at(0), y + 9, "no such object in the test images", "small"))
-            y += 12
+            y += 13
         y += 9
     return _svg(y + 18, [axis.drawn(6, y), *parts], "Average precision by class")
 

@@ -136,6 +136,14 @@ def test_a_bare_comparison_makes_a_page(make_results, tmp_path):
     assert "95 % interval" in read(write_report(results, tmp_path)).texts()
 
 
+def test_crowded_pictures_get_a_key_of_colours(make_results, scene_folders, tmp_path):
+    item = gallery_from(*scene_folders, 1)[0]
+    crowd = dataclasses.replace(item, boxes_xywh=[(1, 1, 5, 5)] * 20, labels=["red cell"] * 20, scores=[0.5] * 20)
+    assert "red cell" in read(write_report(make_results(), tmp_path, [crowd])).texts()
+    few = dataclasses.replace(item, boxes_xywh=[(1, 1, 5, 5)], labels=["red cell"], scores=[0.5])
+    assert "red cell" not in read(write_report(make_results(), tmp_path, [few])).texts()
+
+
 def test_eighty_classes_show_those_that_moved_most(make_results, tmp_path):
     results = make_results(classes=[f"class {n}" for n in range(80)])
     page = read(write_report(results, tmp_path))
