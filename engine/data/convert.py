@@ -14,44 +14,26 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 
 from tqdm import tqdm
 
 from engine.data.bounded_json import MAX_JSON_BYTES
-from engine.data.coco_checks import is_number
 from engine.data.dataset import read_dataset, splits_of, write_dataset
 from engine.data.files import sync_folder, write_atomically
 from engine.data.images import ImageInfo, inspect_image
 from engine.data.import_formats import read_source
+from engine.data.import_records import Picture, place_pictures, settle_annotations
 from engine.data.import_report import CHANGES, REFUSALS, ImportReport, Notes
-from engine.data.import_rules import (
-    assign_ids,
-    join_repeated,
-    settle_box,
-    settle_categories,
-    settle_frames,
-    settle_size,
-)
-from engine.data.import_source import Source, SourceBox, SourceImage
-from engine.data.records import Annotation, Category, ImageRecord
+from engine.data.import_rules import assign_ids, join_repeated, settle_categories, settle_frames, settle_size
+from engine.data.import_source import Source, SourceImage
+from engine.data.records import Category, ImageRecord
 from engine.data.splitting import split_dataset
 from engine.errors import DatasetError
 
 REPORT_NAME = "import_report.json"
 EXIF_RULES = ("auto", "upright", "stored")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """A usable picture of the source, and the frame of its boxes."""
-
-    source: SourceImage
-    info: ImageInfo
-    frame: str
 
 
 def import_dataset(
@@ -123,7 +105,7 @@ def _appearing(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _usable_pictures(source: Source, exif: str, notes: Notes) -> list[_Picture]:
+def _usable_pictures(source: Source, exif: str, notes: Notes) -> list[Picture]:
     """Decode every picture; refuse, with a reason, what cannot be used."""
     images = []
     for image in join_repeated(source.images, notes):
@@ -145,7 +127,7 @@ def _usable_pictures(source: Source, exif: str, notes: Notes) -> list[_Picture]:
         if problem:
             notes.add("images_refused", image.where, problem)
         else:
-            pictures.append(_Picture(image, info, frame))
+            pictures.append(Picture(image, info, frame))
     return pictures
 
 
@@ -156,92 +138,20 @@ def _inspect(image: SourceImage) -> ImageInfo | str:
         return str(problem).replace(str(image.file), image.file.name)
 
 
-def _write_splits(folder: Path, source: Source, pictures: Sequence[_Picture], notes: Notes) -> None:
+def _write_splits(folder: Path, source: Source, pictures: Sequence[Picture], notes: Notes) -> None:
     categories, category_ids = settle_categories(source, notes)
     ids = assign_ids([picture.source.id for picture in pictures])
     changed = sum(p.source.id not in (None, number) for p, number in zip(pictures, ids, strict=True))
     notes.count("image_ids_renumbered", changed)
-    names = _place_pictures(folder / "images", pictures, notes)
+    names = place_pictures(folder / "images", pictures, notes)
     records = [
         ImageRecord(number, name, picture.info.width, picture.info.height, picture.source.extra)
         for picture, number, name in zip(pictures, ids, names, strict=True)
     ]
     for split in sorted({picture.source.split for picture in pictures}):
         own = [(p, record) for p, record in zip(pictures, records, strict=True) if p.source.split == split]
-        annotations = _annotations(own, category_ids, source.format, notes)
+        annotations = settle_annotations(own, category_ids, source.format, notes)
         write_dataset(folder, split, [record for _, record in own], annotations, categories)
-
-
-def _place_pictures(folder: Path, pictures: Sequence[_Picture], notes: Notes) -> list[str]:
-    """Copy the pictures; names that are taken get their split as a folder, then a number."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for picture in tqdm(pictures, "copy", disable=None):
-        wanted = picture.source.name
-        name = _free_name(wanted, picture.source.split, taken)
-        if name != wanted:
-            notes.add("images_renamed", picture.source.where, f"{wanted} became {name}")
-        taken.add(name)
-        names.append(name)
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(picture.source.file, target)
-    return names
-
-
-def _free_name(wanted: str, split: str, taken: set[str]) -> str:
-    if wanted not in taken:
-        return wanted
-    folder, slash, last = wanted.rpartition("/")
-    stem, dot, suffix = last.rpartition(".")
-    for number in count(1):
-        name = f"{split}/{folder}{slash}{stem}{f'-{number}' if number > 1 else ''}{dot}{suffix}"
-        if name not in taken:
-            return name
-
-
-def _annotations(
-    pictures: Sequence[tuple[_Picture, ImageRecord]], category_ids: dict[object, int], format: str, notes: Notes
-) -> list[Annotation]:
-    kept: list[tuple[SourceBox, Annotation]] = []
-    for picture, record in pictures:
-        for box in picture.source.boxes:
-            annotation = _annotation(box, picture, record, category_ids, format, notes)
-            if annotation is not None:
-                kept.append((box, annotation))
-    ids = assign_ids([box.id for box, _ in kept])
-    notes.count("annotation_ids_renumbered", sum(b.id not in (None, n) for (b, _), n in zip(kept, ids, strict=True)))
-    return [replace(annotation, id=number) for (_, annotation), number in zip(kept, ids, strict=True)]
-
-
-def _annotation(
-    box: SourceBox, picture: _Picture, record: ImageRecord, category_ids: dict, format: str, notes: Notes
-) -> Annotation | None:
-    """The annotation of a source's box, its id still open; None when the box is left out."""
-    bbox = settle_box(box, picture.info, picture.frame, notes)
-    if bbox is None:
-        return None
-    if box.category not in category_ids:
-        notes.add("boxes_unknown_category", box.where, repr(box.category)[:80])
-        return None
-    score = box.extra.get("score", 1)
-    if not (is_number(score) and 0 <= score <= 1):
-        notes.add("boxes_bad_score", box.where, f"score {score!r}"[:80])
-        return None
-    extra = dict(box.extra)
-    if picture.frame == "stored":
-        shapes = [key for key in ("segmentation", "keypoints", "num_keypoints") if extra.pop(key, None) is not None]
-        notes.count("shapes_dropped", bool(shapes))
-    area, iscrowd, own_area = box.area, box.iscrowd, bbox[2] * bbox[3]
-    if not (is_number(area) and area > 0):
-        area = own_area
-        notes.count("area_filled", format == "coco")  # the other formats have none to miss
-    elif not box.fractions and own_area < box.bbox[2] * box.bbox[3] - 1e-6:  # clipped
-        area = min(area, own_area)
-    if iscrowd not in (0, 1):
-        iscrowd = 0
-        notes.count("iscrowd_filled", format == "coco")
-    return Annotation(0, record.id, category_ids[box.category], bbox, area, int(iscrowd), extra)
 
 
 def _report(src: Path, out: Path, folder: Path, source: Source, notes: Notes) -> ImportReport:

@@ -45,7 +45,10 @@ def read_coco(src: Path, notes: Notes, max_json_bytes: int) -> Source:
     """
     documents: dict[Path, dict] = {}
     captions: dict[str | None, dict] = {}
+    top = Containment(src if src.is_dir() else src.parent)
     for path in find_coco(src):
+        if problem := top.problem(path):
+            raise DatasetError(f"{path}: {problem}. Put the file itself there.")
         if not src.is_file() and path.name.lower().startswith(_OTHER_TASKS[:-1]):
             notes.add("files_ignored", path.name, "not a detection file")
             continue

@@ -83,7 +83,7 @@ def _read_lists(src: Path) -> dict[str, list[str]]:
     for folder in sorted(src.rglob("ImageSets/Main")):
         for name in _LISTS:
             path = folder / f"{name}.txt"
-            if path.is_file():
+            if Containment(src).problem(path) is None:
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
                 lists.setdefault(name, []).extend(line.strip() for line in lines if line.strip())
     trainval = lists.pop("trainval", None)
@@ -96,7 +96,7 @@ def _read_lists(src: Path) -> dict[str, list[str]]:
 def _read_picture(src: Path, path: Path, split: str, notes: Notes) -> SourceImage:
     where = str(path.relative_to(src))
     try:
-        root = _parse(path)
+        root = _parse(path, Containment(src))
     except DatasetError as problem:
         return SourceImage(where, split, path.stem, problem=str(problem))
     file, name, problem = _find(src, path, (root.findtext("filename") or "").strip())
@@ -114,8 +114,10 @@ def _read_picture(src: Path, path: Path, split: str, notes: Notes) -> SourceImag
     return image
 
 
-def _parse(path: Path) -> Element:
-    """The xml's root; entities, document types and large files are refused."""
+def _parse(path: Path, containment: Containment) -> Element:
+    """The xml's root; entities, document types, large files and links out of the source are refused."""
+    if problem := containment.problem(path):
+        raise DatasetError(problem)
     if path.stat().st_size > MAX_XML_BYTES:
         raise DatasetError(f"the xml has more than {MAX_XML_BYTES} bytes")
     try:

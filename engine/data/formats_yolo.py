@@ -34,7 +34,7 @@ def find_yolo(src: Path) -> Path | None:
     if src.is_file():
         return src if src.suffix.lower() in (".yaml", ".yml") else None
     for path in [src / "data.yaml", *sorted(src.glob("*.yaml")), *sorted(src.glob("*.yml"))]:
-        if path.is_file() and "names" in _read_yaml(path):
+        if Containment(src).problem(path) is None and "names" in _read_yaml(path):
             return path
     lists = [*(src / name for name in _NAME_LISTS), *sorted(src.glob("*.names"))]
     return next((path for path in lists if path.is_file()), None)
@@ -53,6 +53,8 @@ def read_yolo(src: Path, notes: Notes, max_json_bytes: int = 0) -> Source:
             "Write the class names, one a line, into classes.txt."
         )
     top = src if src.is_dir() else src.parent
+    if problem := Containment(top).problem(config):
+        raise DatasetError(f"{config}: {problem}. Put the file itself there.")
     is_yaml = config.suffix.lower() in (".yaml", ".yml")
     content = _read_yaml(config) if is_yaml else {"names": _read_text(config).split("\n")}
     categories = _categories(config, content.get("names"))
@@ -139,7 +141,7 @@ def _places_of_folders(top: Path) -> list[Place]:
         if any(pictures for _, pictures in places):
             return places
     lists = [(split_word(name), top / f"{name}.txt") for name in ("train", "val", "valid", "test")]
-    places = [(split, _pictures_of(top, path)) for split, path in lists if path.is_file()]
+    places = [(split, _pictures_of(top, path)) for split, path in lists if Containment(top).problem(path) is None]
     if places:
         return places
     return [(None, list(pictures_below(_images_in(top))))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
+from engine.data.files import Containment
 from engine.data.formats_coco import find_coco, read_coco
 from engine.data.formats_voc import find_voc, read_voc
 from engine.data.formats_yolo import find_yolo, read_yolo
@@ -50,7 +51,7 @@ def detect_format(src: Path) -> str:
 
 
 def _looks_like_coco(path: Path) -> bool:
-    if not path.is_file() or path.stat().st_size == 0:
+    if Containment(path.parent).problem(path) or path.stat().st_size == 0:
         return False
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(b'"images"') >= 0 and content.find(b'"annotations"') >= 0

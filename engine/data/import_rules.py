@@ -2,7 +2,8 @@
 
 Frame of boxes on EXIF-turned pictures: the declared size tells it, where the turn swaps width and height. Where it
 cannot (half turns, mirrors, squares, no declared size), the frame of most telling pictures of the source counts;
-without any, the boxes are upright, as browsers and today's labelling tools show the picture. Fractions (YOLO) are upright.
+without any, the boxes are upright, as browsers and today's labelling tools show the picture. Fractions (YOLO) are
+upright.
 
 Declared size wrong: the decoded one counts and boxes stay as they are. If they then do not fit the picture, they were
 drawn on a copy of another size, and the picture is left out.
