@@ -83,17 +83,22 @@ def drive(crew: Sequence[Worker], shards: Sequence[int], progress: Callable[[int
     if len(crew) == 1:
         work.serve(crew[0])
     else:
-        with ThreadPoolExecutor(len(crew)) as threads:
-            served = [threads.submit(work.serve, worker) for worker in crew]
-            try:
-                for future in served:
-                    future.result()
-            except BaseException:  # Ctrl-C: the threads wait for their workers
-                work.stop.set()
-                for worker in crew:
-                    worker.kill()
-                raise
+        _serve_in_threads(work, crew)
+    work.look_again(crew[0])
     work.conclude()
+
+
+def _serve_in_threads(work: _Work, crew: Sequence[Worker]) -> None:
+    with ThreadPoolExecutor(len(crew)) as threads:
+        served = [threads.submit(work.serve, worker) for worker in crew]
+        try:
+            for future in served:
+                future.result()
+        except BaseException:  # Ctrl-C: the threads wait for their workers
+            work.stop.set()
+            for worker in crew:
+                worker.kill()
+            raise
 
 
 class _Work:
@@ -103,6 +108,7 @@ class _Work:
         self.total = len(shards)
         self.waiting = deque(shards)
         self.progress = progress
+        self.retry_failed = True
         self.stop = threading.Event()
         self.failed: dict[int, str] = {}
         self.busy: dict[int, Busy] = {}
@@ -128,7 +134,7 @@ class _Work:
             self.progress(items)
 
         try:
-            worker.run(shard, True, report)
+            worker.run(shard, self.retry_failed, report)
         except Busy as error:
             self.busy[shard] = error
             return True
@@ -145,6 +151,13 @@ class _Work:
             return True
         self.progress(-sum(reported))
         return False
+
+    def look_again(self, worker: Worker) -> None:
+        """Shards that others had in hand may be done by now, or left."""
+        self.waiting.extend(sorted(self.busy))
+        self.busy.clear()
+        self.retry_failed = False
+        self.serve(worker)
 
     def conclude(self) -> None:
         """Raise what has to be raised."""

@@ -19,6 +19,7 @@ from engine.generation.lock import lock
 from engine.generation.plan import Plan, item_file
 from engine.generation.plan_file import load_plan
 from engine.generation.records import FAILED, KEPT, ShardCounts, count
+from engine.generation.shard import remove_leftovers
 from engine.generation.shard_state import BadShard, Shard, image_name, read_shard
 
 VERSION = 1
@@ -41,6 +42,7 @@ def merge(out: Path) -> dict:
     """
     plan = load_plan(out)
     with lock(out / ".merge.lock", f"The merge of {out}", wait=True):
+        remove_leftovers(out)
         shards = _all_shards(out, plan)
         (out / "images").mkdir(exist_ok=True)
         merged = _Merged(out, plan)

@@ -16,7 +16,7 @@ from PIL import Image
 from engine.config import digest
 from engine.errors import DatasetError, RunConflict, UserError
 from engine.generation.durable import remove_folder, sync_folder, to_json, write_durably
-from engine.generation.lock import lock
+from engine.generation.lock import Busy, lock
 from engine.generation.plan import Plan, PlannedItem
 from engine.generation.plan_file import load_plan
 from engine.generation.records import KEPT, ShardCounts, count, drawn_record, failed_record
@@ -62,33 +62,56 @@ def run_shard(
             "Give the old model and adapter, or another --out folder."
         )
     numbers = plan.numbers_of(shard)
-    with lock(out / "shards" / f".lock-{shard:05d}", f"Shard {shard} of {out}"):
-        counts = _committed(out, plan, shard, retry_failed)
-        if counts is None:
-            return _draw_and_commit(out, plan, shard, drawer, progress)
+    # Asked before the lock too: who only looks at a finished shard must not look like its owner to others.
+    counts = _committed(out, plan, shard, retry_failed)
+    if counts is None:
+        with _own(out, shard):
+            counts = _committed(out, plan, shard, retry_failed, log.warning)
+            if counts is None:
+                return _draw_and_commit(out, plan, shard, drawer, progress)
     if progress:
         progress(len(numbers))
     return counts
 
 
-def _committed(out: Path, plan: Plan, shard: int, retry_failed: bool) -> ShardCounts | None:
+def remove_leftovers(out: Path) -> None:
+    """Remove what killed owners of shards left behind; shards in the hands of a live process are not touched."""
+    left = (out / "shards").glob(".*-[0-9]*")
+    for number in sorted({int(entry.name.split("-")[1]) for entry in left}):
+        try:
+            with _own(out, number):
+                _remove_work(out, number)
+        except Busy:
+            continue
+
+
+def _own(out: Path, shard: int):
+    return lock(out / "shards" / f".lock-{shard:05d}", f"Shard {shard} of {out}")
+
+
+def _remove_work(out: Path, shard: int) -> None:
+    """Remove unfinished work on a shard; for its owner only."""
+    for leftover in (out / "shards").glob(f".tmp-{shard:05d}-*"):
+        remove_folder(leftover)
+
+
+def _committed(out: Path, plan: Plan, shard: int, retry_failed: bool, tell=log.debug) -> ShardCounts | None:
     try:
         counts = read_shard(out, plan, shard, verify=True).counts
     except NoShard:
         return None
     except BadShard as reason:
-        log.warning("Shard %d of %s is drawn again: %s.", shard, out, reason)
+        tell("Shard %d of %s is drawn again: %s.", shard, out, reason)
         return None
     if retry_failed and counts.failed:
-        log.warning("Shard %d of %s is drawn again: %d of its items failed.", shard, out, counts.failed.total())
+        tell("Shard %d of %s is drawn again: %d of its items failed.", shard, out, counts.failed.total())
         return None
     return counts
 
 
 def _draw_and_commit(out: Path, plan: Plan, shard: int, drawer: Drawer, progress) -> ShardCounts:
     final = shard_folder(out, shard)
-    for leftover in final.parent.glob(f".tmp-{shard:05d}-*"):  # ours alone: we hold the shard's lock
-        remove_folder(leftover)
+    _remove_work(out, shard)
     work = final.with_name(f".tmp-{shard:05d}-{secrets.token_hex(4)}")
     try:
         counts = _fill(work, plan, shard, drawer, progress)

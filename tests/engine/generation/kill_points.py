@@ -1,0 +1,157 @@
+"""Run by a test: kill a run at each of its write points in turn, finish it, and print what was found, as json.
+
+    python kill_points.py FOLDER fresh|repair
+
+Each run is a forked child of this single-threaded process, so that hundreds of points take seconds. "repair" starts
+from a finished run of which one image was deleted and one shard.json emptied.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from conftest import Bench, result, write_source
+
+from engine.generation import durable
+from engine.generation.run import verify
+
+PATCHED = ("fsync", "rename", "replace", "link", "unlink", "mkdir", "rmdir")
+
+
+class Points:
+    """Counts write points; ends the process without warning before the one that is `deadly`."""
+
+    def __init__(self, deadly: int | None):
+        self.deadly, self.count = deadly, 0
+
+    def pass_one(self) -> None:
+        if self.count == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.count += 1
+
+    def patch(self) -> None:
+        os.fsync = lambda handle: None  # a killed process leaves what it wrote in the system's hands: saves the wait
+        for name in PATCHED:
+            setattr(os, name, self._guarded(getattr(os, name)))
+        durable.open = self._open
+
+    def _guarded(self, function):
+        def guarded(*args, **kwargs):
+            self.pass_one()
+            return function(*args, **kwargs)
+
+        return guarded
+
+    def _open(self, path, mode):
+        self.pass_one()
+        file = open(path, mode)
+        return _TornFile(file, self) if "w" in mode else file
+
+
+class _TornFile:
+    """A file that may be cut off in the middle of each write."""
+
+    def __init__(self, file, points: Points):
+        self.file, self.points = file, points
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def write(self, content: bytes) -> None:
+        self.file.write(content[: len(content) // 2])
+        self.file.flush()
+        self.points.pass_one()
+        self.file.write(content[len(content) // 2 :])
+
+
+def run(bench: Bench, name: str, deadly: int | None) -> tuple[int, int]:
+    """Generate in a child process; (signal that ended it or 0, write points passed)."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        points = Points(deadly)
+        write, leave = os.write, os._exit
+        points.patch()
+        try:
+            bench.generate(name, images=6, shard_size=3)
+            write(writer, str(points.count).encode())
+            leave(0)
+        finally:
+            leave(1)
+    os.close(writer)
+    passed = os.read(reader, 100)
+    os.close(reader)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise SystemExit(f"the run to be killed at {deadly} failed by itself")
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, int(passed or b"0")
+
+
+def committed(out: Path) -> dict[str, tuple[int, int]]:
+    """inode and time of each shard.json that is in place."""
+    files = sorted(out.glob("shards/[0-9]*/shard.json"))
+    return {file.parent.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+def problems(bench: Bench, out: Path, expected: dict, deadly: int, damaged: set[str]) -> list[str]:
+    """What is wrong with a run that was killed, before and after it is finished."""
+    found = []
+    if (out / "annotations.json").exists() and not damaged:
+        whole = result(out)["annotations.json"] if (out / "manifest.json").exists() else None
+        if whole not in (None, expected["annotations.json"]):
+            found.append("annotations.json was not whole")
+    before = {name: mark for name, mark in committed(out).items() if name not in damaged}
+    run(bench, out.name, None)
+    after = committed(out)
+    found += [f"shard {name} was done twice" for name in before if after[name] != before[name]]
+    if result(out) != expected:
+        found.append("another result")
+    found += verify(out)
+    found += [f"left behind: {path}" for path in out.rglob(".*")]
+    return [f"killed at {deadly}: {problem}" for problem in found]
+
+
+def main(folder: Path, scenario: str) -> None:
+    logging.disable()
+    (folder / "adapter").mkdir()
+    bench = Bench(folder, write_source(folder / "data"), folder / "adapter")
+    _, points = run(bench, "unbroken", None)
+    expected = result(folder / "unbroken")
+    damaged = set()
+    if scenario == "repair":
+        damaged = {"00000", "00001"}
+        damage(folder / "unbroken")
+        shutil.copytree(folder / "unbroken", folder / "measure")
+        _, points = run(bench, "measure", None)
+    found, killed, interrupted = [], 0, 0
+    for deadly in range(points):
+        out = folder / f"{deadly}"
+        if scenario == "repair":
+            shutil.copytree(folder / "unbroken", out)
+        ended_by, _ = run(bench, out.name, deadly)
+        killed += ended_by == signal.SIGKILL
+        interrupted += not (out / "plan.json").exists() or bool(verify(out))
+        found += problems(bench, out, expected, deadly, damaged)
+        shutil.rmtree(out)
+    print(json.dumps({"points": points, "killed": killed, "interrupted": interrupted, "problems": found}))
+
+
+def damage(out: Path) -> None:
+    next((out / "shards" / "00000" / "images").iterdir()).unlink()
+    (out / "shards" / "00001" / "shard.json").write_bytes(b"")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import builtins
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_settings, result
+from stub_drawer import LOADER, StubDrawer
+
+from engine.errors import ModelError, RunConflict, RunFailed
+from engine.generation import durable
+from engine.generation.plan_file import load_plan
+from engine.generation.run import generate, pending_shards, run_shard, verify
+from engine.generation.shard_state import is_done
+
+
+@pytest.mark.parametrize("scenario", ["fresh", "repair"])
+def test_killed_at_any_write_point_a_run_ends_in_the_same_bytes(tmp_path, scenario):
+    command = [sys.executable, str(Path(__file__).with_name("kill_points.py")), str(tmp_path), scenario]
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = json.loads(ended.stdout)
+    assert found["problems"] == []
+    assert found["killed"] == found["points"] > 80
+    assert found["interrupted"] > 40  # so many of the kills left something to do
+
+
+def test_finished_shards_are_not_drawn_again(bench, unbroken):
+    bench.behave(model_error_items=[8])  # the run ends in its second shard
+    with pytest.raises(ModelError):
+        bench.generate()
+    out = bench.root / "out"
+    bench.behave()
+    bench.drawn()
+    assert result(bench.generate(out.name)) == result(unbroken)
+    assert bench.drawn() == list(range(6, 18))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda shard: shard.joinpath("shard.json").unlink(), "shard.json is missing"),
+        (lambda shard: shard.joinpath("shard.json").write_bytes(b""), "not readable"),
+        (lambda shard: shard.joinpath("shard.json").write_bytes(b'{"version":1,"plan'), "not readable"),
+        (lambda shard: shard.joinpath("shard.json").write_bytes(b"[]"), "not readable"),
+        (lambda shard: edit(shard, plan="0" * 64), "made by plan 0000"),
+        (lambda shard: edit(shard, version=7), "version 7"),
+        (lambda shard: edit(shard, items=[6, 7, 8, 9, 11]), "other items"),
+        (lambda shard: edit(shard, shard=3), "other items"),
+        (lambda shard: edit(shard, files={}), "does not fit its counts"),
+        (lambda shard: first_image(shard).unlink(), "jpg is missing"),
+        (lambda shard: first_image(shard).write_bytes(b""), "has 0 bytes"),
+        (lambda shard: flip(first_image(shard)), "jpg has changed"),
+        (lambda shard: flip(shard / "records.jsonl"), "records.jsonl has changed"),
+    ],
+)
+def test_a_shard_that_is_not_whole_is_named_and_drawn_again(bench, unbroken, caplog, damage, reason):
+    out = bench.generate()
+    damage(out / "shards" / "00001")
+    found = verify(out)
+    assert found and all(text.startswith("shards/00001: ") and reason in text for text in found)
+    assert not is_done(out, load_plan(out), 1, verify=True)
+    assert pending_shards(out) == [1]
+    bench.drawn()
+    with caplog.at_level(logging.WARNING):
+        bench.generate()
+    assert any("Shard 1 " in text and reason in text for text in caplog.messages)
+    assert bench.drawn() == [6, 7, 8, 9, 10]
+    assert result(out) == result(unbroken) and verify(out) == []
+
+
+def edit(shard: Path, /, **changes) -> None:
+    content = json.loads((shard / "shard.json").read_bytes())
+    (shard / "shard.json").write_text(json.dumps(content | changes))
+
+
+def first_image(shard: Path) -> Path:
+    return min((shard / "images").iterdir())
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "manifest.json", "images"])
+def test_damage_to_the_merged_files_is_found_and_cured(bench, unbroken, name):
+    out = bench.generate()
+    path = min((out / "images").iterdir()) if name == "images" else out / name
+    path.unlink()
+    assert [problem for problem in verify(out) if path.name in problem]
+    if name == "annotations.json":
+        path.write_bytes(b"{}")
+        assert verify(out) == ["annotations.json has changed (sha256 differs)"]
+    bench.drawn()
+    assert result(bench.generate()) == result(unbroken) and verify(out) == []
+    assert bench.drawn() == []
+
+
+def test_a_full_disk_fails_the_shard_and_leaves_the_others(bench, unbroken, monkeypatch):
+    written = []
+
+    def fills_up(path, mode="r", *args):
+        if "w" in mode and "shards" in str(path):
+            written.append(path)
+            if len(written) == 9:
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return builtins.open(path, mode, *args)
+
+    monkeypatch.setattr(durable, "open", fills_up, raising=False)
+    with pytest.raises(RunFailed, match="shard 1: OSError.*No space left.*same command again"):
+        bench.generate()
+    out = bench.root / "out"
+    assert len(written) == 9  # no further shard was begun, nothing tried again
+    assert [entry.name for entry in (out / "shards").iterdir()] == ["00000"]
+    monkeypatch.undo()
+    bench.drawn()
+    assert result(bench.generate()) == result(unbroken)
+    assert bench.drawn() == list(range(6, 18))
+
+
+def test_an_item_that_always_fails_does_not_take_its_shard_along(bench):
+    bench.behave(raise_items={"7": "cannot\ndraw"})
+    out = bench.generate(max_failed_rate=0.1)
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    assert manifest["counts"]["failed"] == {"ValueError": 1}
+    assert manifest["failed_items"] == [{"item": 7, "reason": "ValueError", "error": "cannot draw"}]
+    counts = manifest["counts"]
+    assert counts["kept"] + sum(counts["dropped"].values()) + 1 == 17
+    assert verify(out) == []
+    bench.drawn()
+    bench.generate(max_failed_rate=0.1)  # allowed, so there is nothing to do
+    assert bench.drawn() == []
+
+
+def test_too_many_failed_items_fail_the_run_and_are_tried_again(bench, unbroken):
+    bench.behave(raise_items={"7": "the disk of the sources was away"})
+    with pytest.raises(RunFailed, match=r"1 of 17 items.*max_failed_rate=0.0.*item 7: ValueError: the disk"):
+        bench.generate()
+    out = bench.root / "out"
+    assert json.loads((out / "manifest.json").read_bytes())["counts"]["failed"] == {"ValueError": 1}
+    bench.behave()
+    bench.drawn()
+    assert result(bench.generate()) == result(unbroken)
+    assert bench.drawn() == [6, 7, 8, 9, 10]
+
+
+def test_a_batch_that_is_too_large_is_halved(bench, unbroken):
+    bench.behave(raise_batches=True)
+    assert result(bench.generate(batch_size=4)) == result(unbroken)
+
+
+def test_an_error_of_the_model_ends_the_run_at_once(bench):
+    bench.behave(model_error_items=[7])
+    with pytest.raises(ModelError, match="noise level"):
+        bench.generate()
+    assert [entry.name for entry in (bench.root / "out" / "shards").iterdir()] == ["00000"]
+
+
+def test_a_shard_that_always_fails_is_listed_and_the_others_are_done(bench, unbroken, monkeypatch):
+    def broken_disk(path, mode="r", *args):
+        if ".tmp-00002" in str(path):
+            raise OSError(errno.EIO, "Input/output error")
+        return builtins.open(path, mode, *args)
+
+    monkeypatch.setattr(durable, "open", broken_disk, raising=False)
+    with pytest.raises(RunFailed, match=r"1 of 4 shards failed \(shard 2: OSError: .*Input/output error\)"):
+        bench.generate()
+    out = bench.root / "out"
+    assert sorted(entry.name for entry in (out / "shards").iterdir()) == ["00000", "00001", "00003"]
+    assert not (out / "annotations.json").exists()
+    assert pending_shards(out) == [2]
+    monkeypatch.undo()
+    assert result(bench.generate()) == result(unbroken)
+
+
+def test_changed_settings_are_refused_and_nothing_is_overwritten(bench):
+    out = bench.generate()
+    before = result(out) | {"plan": (out / "plan.json").read_text()}
+    bench.drawn()
+    with pytest.raises(RunConflict, match="holds another run"):
+        bench.generate(style="in the rain")
+    assert result(out) | {"plan": (out / "plan.json").read_text()} == before
+    assert bench.drawn() == []
+
+
+def test_another_drawer_than_the_planned_one_is_refused(bench):
+    out = bench.generate()
+    other = StubDrawer(bench.adapter, {"ldm": {"id": "other", "multiple": 16}, "adapter": {}})
+    with pytest.raises(RunConflict, match="planned with .*stub.* now .*other"):
+        run_shard(out, 0, other)
+
+
+def test_any_order_of_shards_gives_the_same_bytes(bench, unbroken):
+    bench.behave(model_error_items=[1])
+    with pytest.raises(ModelError):
+        bench.generate()
+    out = bench.root / "out"
+    bench.behave()
+    for shard in (3, 1, 0, 2):
+        assert run_shard(out, shard, StubDrawer(bench.adapter)).adds_up
+    bench.drawn()
+    assert result(bench.generate()) == result(unbroken)
+    assert bench.drawn() == []
+
+
+def test_a_missing_model_is_a_users_error_in_process_and_in_a_worker(bench):
+    for workers in (1, 2):
+        with pytest.raises(ModelError, match="no model 'missing'"):
+            generate(bench.data, "missing", bench.adapter, bench.root / "x", 3, 1, make_settings(), workers, LOADER)
+    assert not (bench.root / "x").exists()
