@@ -39,7 +39,7 @@ def draw_boxes(
 ) -> Image.Image:
     """RGB copy of `image`, enlarged to `short_edge`, with every box, its class and its score.
 
-    boxes_xywh (N, 4): pixels of `image` as given, before the enlarging. ignored_xywh: regions drawn dashed, without text.
+    boxes_xywh (N, 4): pixels of `image` as given, before the enlarging. ignored_xywh: drawn dashed, without text.
     Raises ValueError when labels or scores are not as many as boxes.
     """
     if len(labels) != len(boxes_xywh) or (scores is not None and len(scores) != len(boxes_xywh)):
