@@ -1,0 +1,178 @@
+"""The FiftyOne App on a generated dataset, served on 127.0.0.1 only.
+
+The App has no password and serves any file that its process can read, so no other address is offered. Reach it from
+another machine through an ssh tunnel.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.curation.decisions import Decisions, load_decisions
+from engine.curation.reviewer import recall_verdicts
+from engine.data.dataset import read_dataset
+from engine.errors import ConfigError, RunFailed
+from tasks import fiftyone_dataset
+from tasks.fiftyone_connection import connected_fiftyone, fiftyone_environment
+from tasks.home import home_folder
+from tasks.review import read_splits
+
+log = logging.getLogger(__name__)
+
+ADDRESS = "127.0.0.1"
+PORT = 5151
+_START_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+
+
+def launch_app(
+    generated: Path,
+    port: int = PORT,
+    open_browser: bool = False,
+    real: Path | None = None,
+    announce: Callable[[str], None] = log.info,
+) -> None:
+    """Serve the App on a generated dataset until Ctrl-C (or SIGTERM), then stop everything that was started.
+
+    Args:
+        generated: folder with annotations.json; loaded into FiftyOne unless it is there already.
+        port: of the App, on 127.0.0.1.
+        open_browser: open the dataset's page in the user's browser.
+        real: the dataset that it was generated from, to show source images when it has to be loaded.
+        announce: called once with the page's address.
+
+    Raises:
+        DatasetError, ConfigError: the folder cannot be used, or the port is taken.
+        RunFailed: FiftyOne, its database or the App does not start, or the App dies.
+    """
+    try:
+        with _sigterm_as_interrupt(), running_app(generated, port, real) as (url, process):
+            announce(url)
+            if open_browser:
+                webbrowser.open(url, new=2)
+            code = process.wait()
+            raise RunFailed(f"The FiftyOne App ended by itself (exit code {code}). See {_log_file(port)}.")
+    except KeyboardInterrupt:
+        log.info("The App is stopped.")
+
+
+@contextmanager
+def running_app(generated: Path, port: int, real: Path | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The App's server, answering, with the dataset loaded: (address of the dataset's page, server process).
+
+    Raises:
+        as launch_app.
+    """
+    _refuse_taken(port)
+    with connected_fiftyone() as fiftyone:
+        name = ensure_loaded(fiftyone, Path(generated), real)
+        slug = fiftyone.load_dataset(name).slug
+        process = _start(port, fiftyone.config.database_uri)
+        try:
+            _wait_until_up(process, port)
+            yield f"http://{ADDRESS}:{port}/datasets/{slug}", process
+        finally:
+            _stop(process)
+
+
+def ensure_loaded(fiftyone, generated: Path, real: Path | None = None) -> str:
+    """Load a generated dataset from its files unless FiftyOne holds it as it is now. Returns its name in FiftyOne.
+
+    Raises:
+        DatasetError: the folder, its decisions or the real dataset cannot be used.
+    """
+    name = fiftyone_dataset.dataset_name(generated)
+    shown = fiftyone_dataset.find(fiftyone, name)
+    if shown is not None and fiftyone_dataset.shows(shown, generated):
+        return name
+    dataset = read_dataset(generated, "annotations")
+    decisions = load_decisions(generated, dataset)
+    if decisions is None:
+        log.warning("%s has not been reviewed: every image counts as accepted until it is.", generated)
+        decisions = Decisions(frozenset(image.id for image in dataset.images), {})
+    splits = read_splits(Path(real)) if real is not None else None
+    if splits is None:
+        log.info("Source images are not shown: give the real dataset's folder to see them.")
+    return fiftyone_dataset.load(fiftyone, dataset, splits, recall_verdicts(decisions, dataset), decisions)
+
+
+def _start(port: int, uri: str) -> subprocess.Popen:
+    # No dataset's words are in this command. Its own session: Ctrl-C reaches us, and we stop it in order.
+    command = [sys.executable, "-m", "fiftyone.server.main", "--address", ADDRESS, "--port", str(port)]
+    with _log_file(port).open("wb") as output:
+        return subprocess.Popen(
+            command,
+            env=os.environ | fiftyone_environment(uri),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait_until_up(process: subprocess.Popen, port: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://{ADDRESS}:{port}/", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    code = process.poll()
+    what = "did not answer in time" if code is None else f"ended with exit code {code}"
+    words = _log_file(port).read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+    raise RunFailed(f"The FiftyOne App {what}. See {_log_file(port)}; its last words:\n" + "\n".join(words))
+
+
+def _stop(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ADDRESS, port))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"Port {port} on {ADDRESS} cannot be used ({error}). Give another one: --port.") from None
+
+
+def _log_file(port: int) -> Path:
+    home = home_folder()
+    home.mkdir(parents=True, exist_ok=True)
+    return home / f"app-{port}.log"
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Stop on SIGTERM as on Ctrl-C; signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,243 @@
+"""A generated dataset as a FiftyOne dataset: a view for people, rebuilt from the files whenever it is lost.
+
+Each group holds the generated image (slice `generated`) beside the real image that it was drawn from (`source`).
+Datasets are loaded under a temporary name and renamed when complete: nobody opens a half-filled one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from engine.curation.decisions import Decisions, annotations_digest
+from engine.curation.gates import SOURCE, Verdict, source_image_id
+from engine.curation.reviewer import ACCEPTED, REJECTED, Shown
+from engine.data.dataset import Annotation, Dataset, ImageRecord
+from tasks.home import exclusive_lock, home_folder
+
+GENERATED_SLICE, SOURCE_SLICE = "generated", "source"
+_GREEN, _RED = "#2E7D32", "#C62828"
+_CLASS_VIEWS = 20  # more classes than this get no view of their own
+_TEXTS = ("source_filepath", "seed", "prompt", "negative_prompt", "verdict", "note", "reviewer")
+_NUMBERS = ("strength", "guidance_scale", "eta", "mean_score", "source_distance", "held_out_distance")
+_COUNTS = ("image_id", "item", "source_image_id", "boxes")
+
+
+def dataset_name(generated: Path) -> str:
+    """The name under which a folder is known in FiftyOne: its last two parts and a digest of its full path."""
+    folder = Path(generated).resolve()
+    words = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(folder.parts[-2:])).strip("-").lower() or "dataset"
+    return f"{words[:60].strip('-')}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+
+
+def find(fiftyone: ModuleType, name: str):
+    """The loaded FiftyOne dataset of that name, or None."""
+    return fiftyone.load_dataset(name, reload=True) if fiftyone.dataset_exists(name) else None
+
+
+def shows(dataset, generated: Path) -> bool:
+    """Whether a FiftyOne dataset holds the annotations that the folder has now."""
+    return dataset.info.get("annotations_sha256") == annotations_digest(generated)
+
+
+def read_shown(dataset) -> list[Shown]:
+    """The state of every generated image, read from the database and not from samples that may be stale."""
+    view = dataset.select_group_slices(GENERATED_SLICE)
+    columns = view.values(["image_id", "tags", "verdict", "reasons", "note"])
+    return [
+        Shown(image_id, tuple(tags or ()), verdict, tuple(reasons or ()), note or "")
+        for image_id, tags, verdict, reasons, note in zip(*columns, strict=True)
+    ]
+
+
+def load(
+    fiftyone: ModuleType,
+    generated: Dataset,
+    real: Mapping[str, Dataset] | None,
+    verdicts: Sequence[Verdict],
+    decisions: Decisions,
+) -> str:
+    """Load a generated dataset under its name, replacing what was there.
+
+    Args:
+        fiftyone: the connected module.
+        generated: split "annotations".
+        real: the dataset that it was generated from, by split; None shows no source images.
+        verdicts: the gates' word on every image.
+        decisions: what holds in the end, a person's word included.
+
+    Returns:
+        the dataset's name.
+    """
+    name = dataset_name(generated.folder)
+    with exclusive_lock(home_folder() / f"{name}.lock"):
+        for left_over in fiftyone.list_datasets(f"{name}.*"):  # of a loading that was killed
+            fiftyone.delete_dataset(left_over)
+        dataset = fiftyone.Dataset(f"{name}.loading", persistent=True)
+        _declare(fiftyone, dataset)
+        dataset.info = {
+            "folder": str(generated.folder.resolve()),
+            "annotations_sha256": annotations_digest(generated.folder),
+        }
+        dataset.add_samples(list(_samples(fiftyone, generated, real, verdicts, decisions)), progress=False)
+        dataset.add_dynamic_sample_fields()
+        _save_views(fiftyone, dataset, [category.name for category in generated.categories])
+        _dress(fiftyone, dataset)
+        if fiftyone.dataset_exists(name):
+            fiftyone.load_dataset(name).name = f"{name}.old"
+        dataset.name = name
+        if fiftyone.dataset_exists(f"{name}.old"):
+            fiftyone.delete_dataset(f"{name}.old")
+    return name
+
+
+def _declare(fiftyone: ModuleType, dataset) -> None:
+    """All fields, also those that no sample fills: views and sidebars rely on them."""
+    dataset.add_group_field("group", default=GENERATED_SLICE)
+    for name in _COUNTS:
+        dataset.add_sample_field(name, fiftyone.IntField)
+    for name in _NUMBERS:
+        dataset.add_sample_field(name, fiftyone.FloatField)
+    for name in _TEXTS:
+        dataset.add_sample_field(name, fiftyone.StringField)
+    dataset.add_sample_field("reasons", fiftyone.ListField, subfield=fiftyone.StringField)
+    for name in ("labels", "ground_truth"):
+        dataset.add_sample_field(name, fiftyone.EmbeddedDocumentField, embedded_doc_type=fiftyone.Detections)
+
+
+def _samples(
+    fiftyone: ModuleType,
+    generated: Dataset,
+    real: Mapping[str, Dataset] | None,
+    verdicts: Sequence[Verdict],
+    decisions: Decisions,
+) -> Iterator:
+    names = {category.id: category.name for category in generated.categories}
+    by_id = {verdict.image_id: verdict for verdict in verdicts}
+    sources = {image.id: image for image in real[SOURCE].images} if real else {}
+    for image in generated.images:
+        group = fiftyone.Group()
+        source = sources.get(source_image_id(image))
+        source_path = str(real[SOURCE].image_path(source).resolve()) if source else None
+        sample = fiftyone.Sample(
+            filepath=str(generated.folder.resolve() / "images" / image.file_name),
+            group=group.element(GENERATED_SLICE),
+            labels=_detections(fiftyone, generated, image, names),
+            **_fields(image, by_id[image.id], decisions, source_path),
+        )
+        sample["metadata"] = fiftyone.ImageMetadata(width=image.width, height=image.height, num_channels=3)
+        yield sample
+        if source:
+            beside = fiftyone.Sample(
+                filepath=source_path,
+                group=group.element(SOURCE_SLICE),
+                ground_truth=_detections(fiftyone, real[SOURCE], source, names),
+                source_image_id=source.id,
+            )
+            beside["metadata"] = fiftyone.ImageMetadata(width=source.width, height=source.height, num_channels=3)
+            yield beside
+
+
+def _fields(image: ImageRecord, verdict: Verdict, decisions: Decisions, source_path: str | None) -> dict:
+    """Provenance, scores and verdict of one generated image. The seed is text: 64 bits are not exact in a browser."""
+    provenance = image.extra.get("de")
+    provenance = provenance if isinstance(provenance, dict) else {}
+    word = ACCEPTED if image.id in decisions.accepted else REJECTED
+    by_person = decisions.reviewer.get(image.id)
+    fields = {
+        "image_id": image.id,
+        "source_filepath": source_path,
+        "seed": None if provenance.get("seed") is None else str(provenance["seed"]),
+        "tags": [word, *verdict.reasons],
+        "verdict": word,
+        "reasons": list(verdict.reasons),
+        "note": decisions.rejected.get(image.id) or verdict.note,
+        "reviewer": None if by_person is None else (ACCEPTED if by_person else REJECTED),
+        "boxes": int(verdict.scores["boxes"]) if "boxes" in verdict.scores else None,
+    }
+    for key in ("item", "source_image_id", "strength", "guidance_scale", "eta", "prompt", "negative_prompt"):
+        fields[key] = provenance.get(key)
+    for key in ("mean_score", "source_distance", "held_out_distance"):
+        fields[key] = verdict.scores.get(key)
+    return {key: float(value) if key in _NUMBERS and value is not None else value for key, value in fields.items()}
+
+
+def _detections(fiftyone: ModuleType, dataset: Dataset, image: ImageRecord, names: Mapping[int, str]):
+    return fiftyone.Detections(
+        detections=[_detection(fiftyone, a, image, names) for a in dataset.annotations_of(image.id)]
+    )
+
+
+def _detection(fiftyone: ModuleType, annotation: Annotation, image: ImageRecord, names: Mapping[int, str]):
+    """FiftyOne's boxes are XYWH relative to the image's sides."""
+    x, y, width, height = annotation.bbox_xywh
+    score = annotation.extra.get("score")
+    return fiftyone.Detection(
+        label=names[annotation.category_id],
+        bounding_box=[x / image.width, y / image.height, width / image.width, height / image.height],
+        confidence=float(score) if isinstance(score, int | float) and math.isfinite(score) else None,
+        iscrowd=bool(annotation.iscrowd),
+        annotation_id=annotation.id,
+    )
+
+
+def _save_views(fiftyone: ModuleType, dataset, class_names: Sequence[str]) -> None:
+    field = fiftyone.ViewField
+    open_cases = dataset.match(field("reviewer") == None).sort_by("mean_score")  # noqa: E711  builds an expression
+    dataset.save_view("queue", open_cases, "Nobody has decided yet; the lowest mean score first")
+    dataset.save_view("accepted", dataset.match_tags("accepted"), "Training uses these", color=_GREEN)
+    dataset.save_view("rejected", dataset.match_tags("rejected"), "Training does not use these", color=_RED)
+    if len(class_names) > _CLASS_VIEWS:
+        return
+    for name in class_names:
+        if not re.search("[A-Za-z0-9]", name) or dataset.has_saved_view(f"class {name}"):
+            continue  # FiftyOne makes web addresses of view names
+        with_class = dataset.match(field("labels.detections.label").contains([name]))
+        dataset.save_view(f"class {name}"[:100], with_class, f"Images with a box of class {name}")
+
+
+def _dress(fiftyone: ModuleType, dataset) -> None:
+    """What the App shows at first sight: one colour per class, what a decision rests on first in the sidebar."""
+    odm = fiftyone.core.odm
+    groups = {
+        "tags": ["tags", "_label_tags"],
+        "labels": ["labels", "ground_truth"],
+        "review": [
+            "verdict",
+            "reasons",
+            "reviewer",
+            "mean_score",
+            "boxes",
+            "source_distance",
+            "held_out_distance",
+            "note",
+        ],
+        "provenance": [
+            "item",
+            "source_image_id",
+            "strength",
+            "guidance_scale",
+            "eta",
+            "seed",
+            "prompt",
+            "negative_prompt",
+        ],
+    }
+    named = {path for paths in groups.values() for path in paths} | {"source_filepath"}
+    groups["provenance"].append("source_filepath")
+    groups["metadata"] = [path for path in dataset.get_field_schema() if path not in named and path != "group"]
+    dataset.app_config.sidebar_groups = [
+        odm.SidebarGroupDocument(name=name, paths=paths, expanded=name != "metadata") for name, paths in groups.items()
+    ]
+    dataset.app_config.active_fields = odm.ActiveFields(
+        paths=["tags", "verdict", "mean_score", "labels", "ground_truth"]
+    )
+    words = [{"value": ACCEPTED, "color": _GREEN}, {"value": REJECTED, "color": _RED}]
+    dataset.app_config.color_scheme = fiftyone.ColorScheme(
+        color_by="value", fields=[{"path": path, "valueColors": words} for path in ("verdict", "tags")]
+    )
+    dataset.save()

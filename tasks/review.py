@@ -1,0 +1,152 @@
+"""Review of a generated dataset: gates, decisions.json, and the FiftyOne dataset in which a person looks and decides.
+
+The files are the truth. FiftyOne shows them; what a person tags there comes back by `collect`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from engine.config import Settings
+from engine.curation.decisions import FILE, Decisions, load_decisions, write_decisions
+from engine.curation.gates import judge
+from engine.curation.reviewer import decide, merge_edits
+from engine.data.dataset import Dataset, read_dataset, splits_of
+from engine.errors import DatasetError, RunFailed
+from tasks import fiftyone_dataset
+from tasks.fiftyone_connection import connected_fiftyone
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReviewSummary:
+    """Outcome of a review or a collection.
+
+    Attributes:
+        images: accepted + rejected.
+        reasons: first reason of each rejected image -> count; adds up to `rejected`.
+        reviewer: how many images a person has decided.
+        dataset: name in FiftyOne; None when it was not loaded.
+        skipped: why FiftyOne was left out; None when it was not.
+    """
+
+    images: int
+    accepted: int
+    rejected: int
+    reasons: dict[str, int]
+    reviewer: int
+    dataset: str | None
+    skipped: str | None = None
+
+
+def review(
+    generated: Path,
+    real: Path,
+    settings: Settings,
+    fiftyone: Literal["required", "skip", "off"] = "required",
+) -> ReviewSummary:
+    """Run the gates, write decisions.json, load the dataset into FiftyOne.
+
+    What a person decided before about the same annotations.json stays, edits in the App included. decisions.json is
+    written before FiftyOne is touched: a database that does not start costs no decision.
+
+    Args:
+        generated: folder with annotations.json.
+        real: the dataset folder that it was generated from.
+        settings: `review` holds the thresholds.
+        fiftyone: where FiftyOne cannot start, "required" fails and "skip" logs it and goes on; "off" never starts it.
+
+    Raises:
+        DatasetError: either folder cannot be used.
+        RunFailed: FiftyOne cannot start and is required.
+    """
+    dataset, splits = read_dataset(Path(generated), "annotations"), read_splits(Path(real))
+    verdicts = judge(dataset, splits, settings.review)
+    decisions = decide(verdicts, _earlier(dataset))
+    write_decisions(dataset.folder, dataset, decisions)
+    if fiftyone == "off":
+        return summarise(dataset, decisions, None)
+    try:
+        with connected_fiftyone() as module:
+            shown = fiftyone_dataset.find(module, fiftyone_dataset.dataset_name(dataset.folder))
+            if shown is not None and fiftyone_dataset.shows(shown, dataset.folder):
+                # Edits in the App that nobody collected yet would be lost with the dataset that holds them.
+                decisions = decide(verdicts, merge_edits(fiftyone_dataset.read_shown(shown), decisions))
+                write_decisions(dataset.folder, dataset, decisions)
+            name = fiftyone_dataset.load(module, dataset, splits, verdicts, decisions)
+    except RunFailed as error:
+        if fiftyone == "required":
+            raise
+        log.warning("SKIPPED: the dataset was not loaded into FiftyOne. %s", error)
+        return summarise(dataset, decisions, None, skipped=str(error))
+    return summarise(dataset, decisions, name)
+
+
+def collect(generated: Path) -> ReviewSummary:
+    """Bring the accepted and rejected tags that a person edited in the App back into decisions.json.
+
+    Taking the tag away that was there, or adding the other one, turns the decision round. Tags of any other name on an
+    image that a person rejected become its reason. Nothing is written to the samples, so an open App is not disturbed;
+    collecting twice is the same as once. Unreadable images and leaks stay rejected whatever a person tags.
+
+    Raises:
+        DatasetError: the folder cannot be used, or FiftyOne does not hold it as it is now.
+        RunFailed: FiftyOne cannot start.
+    """
+    dataset = read_dataset(Path(generated), "annotations")
+    with connected_fiftyone() as module:
+        name = fiftyone_dataset.dataset_name(dataset.folder)
+        shown = fiftyone_dataset.find(module, name)
+        if shown is None:
+            raise DatasetError(
+                f"{dataset.folder} is not loaded in FiftyOne, so nothing was decided there: de app opens it."
+            )
+        if not fiftyone_dataset.shows(shown, dataset.folder):
+            raise DatasetError(
+                f"{dataset.folder}: annotations.json changed since it was loaded into FiftyOne, and what was decided "
+                "there is about other images. Review the folder again."
+            )
+        rows = fiftyone_dataset.read_shown(shown)
+    decisions = merge_edits(rows, load_decisions(dataset.folder, dataset) or Decisions(frozenset(), {}))
+    write_decisions(dataset.folder, dataset, decisions)
+    return summarise(dataset, decisions, name)
+
+
+def summarise(dataset: Dataset, decisions: Decisions, name: str | None, skipped: str | None = None) -> ReviewSummary:
+    """The counts of a dataset's decisions."""
+    reasons = Counter(reason.partition(":")[0] for reason in decisions.rejected.values())
+    return ReviewSummary(
+        images=len(dataset.images),
+        accepted=len(decisions.accepted),
+        rejected=len(decisions.rejected),
+        reasons=dict(sorted(reasons.items())),
+        reviewer=len(decisions.reviewer),
+        dataset=name,
+        skipped=skipped,
+    )
+
+
+def read_splits(folder: Path) -> dict[str, Dataset]:
+    """Every split of a real dataset folder.
+
+    Raises:
+        DatasetError: no split, or one that cannot be read.
+    """
+    return {split: read_dataset(folder, split) for split in splits_of(folder)}
+
+
+def _earlier(dataset: Dataset) -> Decisions | None:
+    """The decisions that lie there; those that no longer fit are set aside, not lost."""
+    try:
+        return load_decisions(dataset.folder, dataset)
+    except DatasetError as error:
+        aside = dataset.folder / "decisions.previous.json"
+        os.replace(dataset.folder / FILE, aside)
+        log.warning("Earlier decisions do not fit and were moved to %s. %s", aside, error)
+        return None

@@ -1,0 +1,100 @@
+"""The FiftyOne App: loopback only, on the dataset's page, gone when told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from review_world import folders  # noqa: F401
+
+from engine.config import Settings
+from engine.data.world import render_scene
+from engine.errors import ConfigError
+from tasks.app import launch_app
+from tasks.mongod import free_port, running_port
+from tasks.review import review
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = (
+    "import sys; from pathlib import Path; from tasks.app import launch_app;"
+    "launch_app(Path(sys.argv[1]), int(sys.argv[2]), announce=lambda url: print(url, flush=True))"
+)
+
+
+@pytest.fixture
+def generated(folders, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setenv("DE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FIFTYONE_DATABASE_URI", raising=False)
+    folders.generate([render_scene(seed).image for seed in (100, 101)], [1, 2], [[0.9], [0.8]])
+    return folders.generated
+
+
+def _get(url: str, **headers) -> tuple[bytes, dict]:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+        return answer.read(), dict(answer.headers)
+
+
+def _ask(base: str, name: str) -> dict:
+    """The App's own question for a page's dataset, as its web page sends it."""
+    query = 'query($name: String!) { dataset(name: $name, savedViewSlug: "queue") { name defaultGroupSlice } }'
+    body = json.dumps({"query": query, "variables": {"name": name}}).encode()
+    request = urllib.request.Request(f"{base}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_the_app_serves_the_dataset_on_loopback_only_and_stops_with_its_database(generated, folders):  # noqa: F811
+    name = review(generated, folders.real, Settings()).dataset
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, str(generated), str(port)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = process.stdout.readline().strip()
+        base = f"http://127.0.0.1:{port}"
+        assert url == f"{base}/datasets/{name}"
+        page, headers = _get(url, Origin="http://elsewhere.example")
+        assert b"<title>FiftyOne</title>" in page
+        assert "access-control-allow-origin" not in {key.lower() for key in headers}
+        assert _ask(base, name)["data"]["dataset"] == {"name": name, "defaultGroupSlice": "generated"}
+        family = psutil.Process(process.pid).children(recursive=True)
+        listening = [c.laddr for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
+        assert port in {address.port for address in listening}
+        assert {address.ip for address in listening} == {"127.0.0.1"}
+        with pytest.raises(ConfigError, match=f"Port {port}"):
+            launch_app(generated, port)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert running_port(Path(os.environ["DE_HOME"]) / "mongo") is None
+    with pytest.raises(urllib.error.URLError):
+        _get(url)
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_an_impossible_port_is_the_users_mistake(generated, port):
+    with pytest.raises(ConfigError, match="--port"):
+        launch_app(generated, port)
+
+
+def test_a_taken_port_is_refused_before_anything_starts(generated, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match="cannot be used"):
+            launch_app(generated, taken.getsockname()[1])
+    assert not (tmp_path / "home").exists()

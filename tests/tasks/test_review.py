@@ -1,0 +1,148 @@
+"""Review end to end on a real MongoDB: gates, decisions.json, the FiftyOne dataset, and edits on their way back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from review_world import folders  # noqa: F401
+
+from engine.config import ReviewSettings, Settings
+from engine.curation.decisions import read_decisions
+from engine.data.dataset import read_dataset
+from engine.data.world import render_scene
+from engine.errors import DatasetError
+from tasks.app import ensure_loaded
+from tasks.fiftyone_connection import connected_fiftyone
+from tasks.review import collect, review
+
+SETTINGS = Settings(review=ReviewSettings(min_mean_score=0.5))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home of its own for the database, so that nothing of the user's is touched."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DE_HOME", str(folder))
+        patch.delenv("FIFTYONE_DATABASE_URI", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def fiftyone(home):
+    with connected_fiftyone() as module:
+        yield module
+
+
+@pytest.fixture
+def generated(folders):  # noqa: F811
+    """Image 1 good, 2 low score, 3 duplicate of 1, 4 repeats val image 1, 5 nearly its own source."""
+    pictures = [render_scene(seed).image for seed in (100, 101, 100, 10, 2)]
+    folders.generate(pictures, [1, 2, 3, 4, 3], [[0.9, 0.7], [0.3], [0.9], [0.9], [0.6]])
+    return folders
+
+
+def _samples(fiftyone, name: str):
+    return fiftyone.load_dataset(name, reload=True)
+
+
+def test_review_writes_decisions_and_shows_everything(generated, fiftyone):
+    summary = review(generated.generated, generated.real, SETTINGS)
+    assert (summary.images, summary.accepted, summary.rejected) == (5, 2, 3)
+    assert summary.reasons == {"duplicate": 1, "leakage": 1, "low_score": 1}
+    dataset = read_dataset(generated.generated, "annotations")
+    assert read_decisions(generated.generated, dataset) == {1, 5}
+
+    shown = _samples(fiftyone, summary.dataset)
+    assert (
+        shown.persistent and shown.group_slices == ["generated", "source"] and shown.default_group_slice == "generated"
+    )
+    assert [set(tags) for tags in shown.values("tags")] == [
+        {"accepted"},
+        {"rejected", "low_score"},
+        {"rejected", "duplicate"},
+        {"rejected", "leakage"},
+        {"accepted", "near_source"},
+    ]
+    sample = shown.match(fiftyone.ViewField("image_id") == 1).first()
+    assert sample.seed == str(2**63 + 1), "a 64-bit seed must stay exact"
+    assert sample.prompt == dataset.images[0].extra["de"]["prompt"]
+    assert (sample.strength, sample.guidance_scale, sample.eta, sample.source_image_id) == (0.5, 2.0, 0.25, 1)
+    boxes = [d.bounding_box for d in sample.labels.detections]
+    assert boxes == [[4 / 64, 8 / 64, 16 / 64, 20 / 64], [5 / 64, 8 / 64, 16 / 64, 20 / 64]]
+    assert [d.confidence for d in sample.labels.detections] == [0.9, 0.7]
+    assert [d.label for d in sample.labels.detections] == ["house", "car"]
+    assert not any(d.iscrowd for d in sample.labels.detections)
+    beside = shown.get_group(sample.group.id)["source"]
+    assert beside.filepath == sample.source_filepath == str((generated.real / "images" / "train_0.png").resolve())
+    assert len(beside.ground_truth.detections) == len(render_scene(0).objects)
+    counts = {view: len(shown.load_saved_view(view)) for view in shown.list_saved_views()}
+    assert (
+        counts | {"queue": 5, "accepted": 2, "rejected": 3, "class house": 5, "class car": 1, "class boat": 0} == counts
+    )
+    assert shown.load_saved_view("queue").values("mean_score")[0] == 0.3, "the weakest comes first"
+
+
+def test_edits_come_back_survive_a_new_review_and_a_lost_database(generated, fiftyone):
+    name = review(generated.generated, generated.real, SETTINGS).dataset
+    field = fiftyone.ViewField
+    shown = _samples(fiftyone, name)
+    shown.match(field("image_id") == 1).tag_samples(["rejected", "blurry"])  # beside accepted
+    shown.match(field("image_id") == 2).untag_samples("rejected")
+    shown.match(field("image_id") == 4).tag_samples("accepted")  # a leak: not for a person to allow
+
+    summary = collect(generated.generated)
+    content = json.loads((generated.generated / "decisions.json").read_text())
+    assert content["accepted"] == [2, 5] and content["rejected"]["1"] == "reviewer: blurry"
+    assert set(content["rejected"]) == {"1", "3", "4"} and summary.reviewer == 2
+    before = (generated.generated / "decisions.json").read_bytes()
+    collect(generated.generated)
+    assert (generated.generated / "decisions.json").read_bytes() == before
+
+    # one more edit that nobody collected, then the gates run again
+    shown.match(field("image_id") == 5).untag_samples("accepted")
+    summary = review(generated.generated, generated.real, SETTINGS)
+    assert (summary.accepted, summary.rejected, summary.reviewer) == (1, 4, 3)
+    assert fiftyone.list_datasets(f"{name}*") == [name], "nothing temporary may stay"
+
+    fiftyone.delete_dataset(name)
+    with pytest.raises(DatasetError, match="not loaded in FiftyOne"):
+        collect(generated.generated)
+    assert ensure_loaded(fiftyone, generated.generated, generated.real) == name
+    tags = dict(zip(*_samples(fiftyone, name).values(["image_id", "tags"]), strict=True))
+    assert [tags[i][0] for i in range(1, 6)] == ["rejected", "accepted", "rejected", "rejected", "rejected"]
+    assert "leakage" in tags[4] and "duplicate" in tags[3]
+
+
+def test_changed_annotations_are_never_mixed_with_old_decisions(generated, fiftyone):
+    name = review(generated.generated, generated.real, SETTINGS).dataset
+    path = generated.generated / "annotations.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(DatasetError, match="changed since it was loaded"):
+        collect(generated.generated)
+    with pytest.raises(DatasetError, match="another annotations.json"):
+        ensure_loaded(fiftyone, generated.generated)
+    assert review(generated.generated, generated.real, SETTINGS).dataset == name
+    assert (generated.generated / "decisions.previous.json").is_file(), "a person's old work is set aside, not lost"
+    assert collect(generated.generated).accepted == 2
+
+
+def test_a_killed_loading_leaves_the_old_dataset_and_is_cleaned_up(generated, fiftyone, monkeypatch):
+    name = review(generated.generated, generated.real, SETTINGS).dataset
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.fiftyone_dataset._save_views", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            review(generated.generated, generated.real, SETTINGS)
+    assert sorted(fiftyone.list_datasets(f"{name}*")) == [name, f"{name}.loading"]
+    assert fiftyone.load_dataset(name).count() == 5
+    review(generated.generated, generated.real, SETTINGS)
+    assert fiftyone.list_datasets(f"{name}*") == [name]
+
+
+def test_a_generated_folder_moved_elsewhere_is_another_dataset(generated, fiftyone, tmp_path):
+    first = review(generated.generated, generated.real, SETTINGS).dataset
+    shutil.copytree(generated.generated, tmp_path / "copy" / "generated")
+    second = review(tmp_path / "copy" / "generated", generated.real, SETTINGS).dataset
+    assert first != second and {first, second} <= set(fiftyone.list_datasets())
