@@ -1,0 +1,208 @@
+"""What users and scripts rely on: names, exit codes, messages, where settings come from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import engine.evaluation.compare
+import engine.generation.run
+from engine.errors import DatasetError, RunFailed
+from engine.ldm import embedded_folder
+from flows.cli import app
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {
+    "demo": ("--out", "--seed"),
+    "import": ("--format",),
+    "validate": (),
+    "world": ("--out",),
+    "train-ldm": ("--out",),
+    "adapt-ldm": ("--data", "--ldm", "--out"),
+    "train-adapter": ("--data", "--ldm", "--out"),
+    "generate": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed"),
+    "verify": (),
+    "review": ("--real",),
+    "compare": ("--real", "--generated", "--out", "--seeds"),
+    "app": ("--port",),
+    "up": ("--port",),
+}
+GENERATE = ["generate", "--data", "d", "--adapter", "a", "--out", "o", "--images", "5"]
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def generate_gets(monkeypatch, tmp_path):
+    """Replaces the engine's generate; the arguments it was called with."""
+    calls = []
+
+    def generate(*arguments):
+        calls.append(arguments)
+        return {"counts": {"planned": 5, "kept": 4, "dropped": {"no boxes": 1}, "failed": {}, "boxes": 9}}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine.generation.run, "generate", generate)
+    return calls
+
+
+def generate_that(monkeypatch, error: BaseException):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(engine.generation.run, "generate", fail)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_an_example(name):
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert f"de {name}" in " ".join(result.output.split())
+    for option in COMMANDS[name]:
+        assert option in result.output
+
+
+@pytest.mark.parametrize("name", ["demo", "world", "adapt-ldm", "train-adapter", "generate", "review", "compare"])
+def test_commands_with_settings_take_params_and_set(name):
+    assert all(option in run(name, "--help").output for option in ("--params", "--set"))
+
+
+def test_help_loads_neither_torch_nor_prefect():
+    code = "import sys; from flows.cli import app; app(['generate', '--help'], standalone_mode=False); "
+    code += "sys.exit(bool({'torch', 'prefect', 'fiftyone', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_a_users_mistake_ends_with_2_and_one_message(monkeypatch):
+    generate_that(monkeypatch, DatasetError("d/train.json: no such file. Check --data."))
+    result = run(*GENERATE)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "d/train.json: no such file. Check --data.\n"
+
+
+def test_a_failure_ends_with_1_and_one_message(monkeypatch):
+    generate_that(monkeypatch, RunFailed("1 of 3 shards failed."))
+    result = run(*GENERATE)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "1 of 3 shards failed.\n")
+
+
+def test_the_unexpected_ends_with_1_and_says_where_the_traceback_is(monkeypatch):
+    generate_that(monkeypatch, ZeroDivisionError("by nought\nand more"))
+    result = run(*GENERATE)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "ZeroDivisionError: by nought" in result.stderr and "Traceback" not in result.stderr
+    log = Path(result.stderr.rsplit("traceback is in ", 1)[1].strip().removesuffix("."))
+    assert "ZeroDivisionError: by nought\nand more" in log.read_text() and "Traceback" in log.read_text()
+    log.unlink()
+
+
+def test_ctrl_c_ends_with_130(monkeypatch):
+    generate_that(monkeypatch, KeyboardInterrupt())
+    result = run(*GENERATE)
+    assert result.exit_code == 130 and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate"],
+        [*GENERATE, "--images", "0"],
+        [*GENERATE, "--images", "many"],
+        [*GENERATE, "--seed", "-1"],
+        [*GENERATE, "--frobnicate"],
+        ["dance"],
+        [*GENERATE, "--set", "generation.step=5"],
+        [*GENERATE, "--set", "generation.steps"],
+        [*GENERATE, "--set", "generation.steps=0"],
+        [*GENERATE, "--params", "nowhere.yaml"],
+        ["review", "g", "--real", "r", "--fiftyone", "perhaps"],
+        ["validate", "nowhere"],
+        ["import", "nowhere", "out"],
+    ],
+)
+def test_wrong_words_end_with_2(arguments, generate_gets):
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr and "Traceback" not in result.stderr
+    assert not generate_gets and not Path("out").exists()
+
+
+def test_the_installed_command_keeps_the_exit_code(tmp_path):
+    command = [str(Path(sys.executable).with_name("de")), "validate", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "There is no dataset folder nowhere. Check the path.\n"
+
+
+def test_generate_passes_on_what_was_given(generate_gets):
+    result = run(*GENERATE, "--ldm", "world", "--workers", "2", "--seed", "7", "--set", "generation.steps=9")
+    assert result.exit_code == 0, result.output
+    data, ldm, adapter, out, images, seed, settings, workers = generate_gets[0]
+    assert [data, adapter, out] == [Path("d"), Path("a"), Path("o")]
+    assert (ldm, images, seed, workers) == (str(embedded_folder()), 5, 7, 2)
+    assert settings.generation.steps == 9
+    assert result.stdout == "4 images with 9 boxes are in o (planned 5, dropped 1, failed 0).\n"
+
+
+def test_params_yaml_of_the_folder_counts_and_set_wins(generate_gets):
+    Path("params.yaml").write_text("ldm: {id: some/model}\ngeneration: {steps: 11, jpeg_quality: 80}\n")
+    Path("other.yaml").write_text("generation: {steps: 12}\n")
+    run(*GENERATE)
+    run(*GENERATE, "--set", "generation.steps=13", "--set", 'generation.domain=a"; touch PWNED; ${HOME} `touch PWNED`')
+    run(*GENERATE, "--params", "other.yaml")
+    first, second, third = (call[6].generation for call in generate_gets)
+    assert (first.steps, first.jpeg_quality, generate_gets[0][1]) == (11, 80, "some/model")
+    assert (second.steps, second.jpeg_quality) == (13, 80)
+    assert (third.steps, third.jpeg_quality) == (12, 95)
+    assert second.domain == 'a"; touch PWNED; ${HOME} `touch PWNED`' and not Path("PWNED").exists()
+
+
+def test_what_the_models_folder_recommends_lies_below_params(generate_gets):
+    Path("model").mkdir()
+    Path("model/engine.json").write_text('{"settings": {"generation": {"steps": 20, "jpeg_quality": 70}}}')
+    Path("params.yaml").write_text("generation: {steps: 21}\n")
+    run(*GENERATE, "--ldm", "model")
+    assert (generate_gets[0][6].generation.steps, generate_gets[0][6].generation.jpeg_quality) == (21, 70)
+
+
+def test_compare_writes_plot_data_and_one_line(monkeypatch, tmp_path):
+    results = {
+        "arms": {
+            "real": {"map": [0.2, None], "map50": [0.4, 0.5]},
+            "real+de": {"map": [0.3, 0.3], "map50": [0.5, 0.5]},
+        },
+        "delta": {"mean": 0.051, "ci95": [0.012, 0.09], "verdict": "helps"},
+        "seeds": [0, 1],
+    }
+    monkeypatch.setattr(engine.evaluation.compare, "compare", lambda *arguments: results)
+    out = tmp_path / "out"
+    out.mkdir()
+    result = run("compare", "--real", "r", "--generated", "g", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert "+5.1 mAP (95 % interval +1.2 to +9.0): helps." in result.stdout
+    assert str(out / "report.html") in result.stdout
+    assert '"seed": 1,\n  "map": null' in (out / "plots.json").read_text()
+
+
+def test_verify_names_what_is_wrong(tmp_path):
+    result = run("verify", str(tmp_path))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no plan.json" in result.stderr
+
+
+def test_world_import_and_validate_work_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("world", "--out", "w", "--train", "6", "--val", "2", "--test", "2", "--seed", "3").exit_code == 0
+    assert run("validate", "w").exit_code == 0
+    imported = run("import", "w", "copy")
+    assert imported.exit_code == 0 and "10 images" in imported.stdout
+    os.remove("copy/images/" + sorted(os.listdir("copy/images"))[0])
+    broken = run("validate", "copy")
+    assert broken.exit_code == 2 and "error" in broken.stdout and "cannot be used" in broken.stderr
