@@ -56,9 +56,8 @@ def main() -> None:
                     flush=True,
                 )
     for kind, values in maps.items():
-        print(
-            f"{kind:8s} mAP {100 * min(values):.1f} to {100 * max(values):.1f}, mean {100 * sum(values) / len(values):.1f}"
-        )
+        mean = sum(values) / len(values)
+        print(f"{kind:8s} mAP {100 * min(values):.1f} to {100 * max(values):.1f}, mean {100 * mean:.1f}")
 
 
 def train_and_score(kind: str, ldm: str, train, test, settings, seed: int):

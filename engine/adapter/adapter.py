@@ -145,7 +145,8 @@ def load_adapter(folder: Path, ldm: LatentDiffusion) -> Adapter:
         raise ModelError(
             f"The adapter in {folder} was trained on the diffusion model {card['ldm']['id']} "
             f"({card['ldm']['weights_sha256'][:12]}), not on {ldm.identity.id} "
-            f"({ldm.identity.weights_sha256[:12]}): it cannot read its features. Use that model, or train an adapter on this one."
+            f"({ldm.identity.weights_sha256[:12]}): it cannot read its features. "
+            "Use that model, or train an adapter on this one."
         )
     taps = [[tap.stride, tap.channels, list(tap.blocks)] for tap in ldm.taps]
     if card["taps"] != taps:

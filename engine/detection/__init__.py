@@ -1,1 +1,1 @@
-"""A detector = backbone -> pyramid -> head. The Detection-Adapter and the downstream detectors share all but the backbone."""
+"""A detector = backbone -> pyramid -> head. The adapter and the downstream detectors share all but the backbone."""

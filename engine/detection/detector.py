@@ -37,8 +37,8 @@ class Reader(nn.Module):
             self.extra.append(nn.Conv2d(channels[-1], width, 3, stride=2, padding=1))
             channels.append(width)
             strides.append(strides[-1] * 2)
-        # Taps of different blocks differ in scale by orders of magnitude: normalise before the 1x1 mapping.
-        self.norms = nn.ModuleList(nn.GroupNorm(1, c) for c in channels)
+        # Channels of different blocks differ in scale by orders of magnitude: each gets its own before the 1x1 mapping.
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
         self.pyramid = FeaturePyramidNetwork(channels, width, norm_layer=lambda c: nn.GroupNorm(16, c))
         self.head = DenseHead(kind, num_classes, width, strides, convs)
 

@@ -18,7 +18,7 @@ MAX_BOXES = 100  # per image, as COCO's AP counts them
 
 @dataclass(frozen=True)
 class Target:
-    """What an image shows, in pixels of the input: boxes (N, 4) XYXY, labels (N,) from 0, ignore regions (M, 4) XYXY."""
+    """What an image shows, in its pixels: boxes (N, 4) XYXY, labels (N,) from 0, ignore regions (M, 4) XYXY."""
 
     boxes_xyxy: Tensor
     labels: Tensor

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -198,23 +199,32 @@ def _write(real, generated, out, settings, arms, jobs, train, test, accepted, se
             "test": {"images": len(test.images), "objects": len(test.annotations), "sha256": test.digest()},
             "accepted": {"images": len(accepted.images), "objects": len(accepted.annotations)},
         },
-        generated=_read_json(generated / "manifest.json").get("counts", {}),
-        adapter=_adapter_card(generated),
-        gallery=[],
+        generated=_generated_summary(generated, accepted),
+        adapter=_read_json(generated / "manifest.json").get("identity", {}).get("adapter"),
     )
     write_results(out / "results.json", results)
-    write_report(results, out, gallery)
+    command = f"de compare --real {real} --generated {generated} --out {out} --seeds {len(seeds)}"
+    write_report(results, out, gallery, commands=[command])
     return results
+
+
+def _generated_summary(generated: Path, accepted: Dataset) -> dict:
+    """The manifest's counts, what review rejected and why, and the labels that training may use."""
+    rejected = Counter(_read_json(generated / "decisions.json").get("rejected", {}).values())
+    names = {category.id: category.name for category in accepted.categories}
+    objects = Counter(names[a.category_id] for a in accepted.annotations if not a.iscrowd)
+    return {
+        **_read_json(generated / "manifest.json").get("counts", {}),
+        "rejected": dict(rejected),
+        "accepted": len(accepted.images),
+        "objects_per_class": dict(objects),
+    }
 
 
 def versions() -> dict:
     """Of Python and the packages that decide the numbers."""
     names = ("torch", "torchvision", "diffusers", "transformers", "pycocotools", "numpy", "diffusion-engine")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def _adapter_card(generated: Path) -> dict:
-    return _read_json(generated / "adapter.json")
 
 
 def _read_json(path: Path) -> dict:

@@ -1,4 +1,4 @@
-"""Draws planned images and labels them in the same pass: the sampler's last features go straight to the adapter's head."""
+"""Draws planned images and labels them in the same pass: the sampler's last features go to the adapter's head."""
 
 from __future__ import annotations
 
@@ -49,8 +49,12 @@ class AdapterDrawer:
         self.steps, self.floor = settings.generation.steps, settings.generation.ignore_threshold
         self.sources = {record.id: record for record in dataset.images}
         self.identity = {
-            "ldm": ldm.identity.as_dict(),
-            "adapter": {"weights_sha256": adapter.card["weights_sha256"], "timestep": adapter.timestep},
+            "ldm": {**ldm.identity.as_dict(), "multiple": ldm.alignment},
+            "adapter": {
+                "weights_sha256": adapter.card["weights_sha256"],
+                "timestep": adapter.timestep,
+                "validation": adapter.card.get("validation"),
+            },
         }
         ldm.scheduler.set_timesteps(self.steps)
         check_last_step(ldm.scheduler.timesteps.tolist()[-1], adapter.timestep)
@@ -92,7 +96,7 @@ def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings) 
     """Load model and adapter for generating from `data`/train.json.
 
     Raises:
-        ModelError: the adapter belongs to another model, other classes, or another noise level.
+        ModelError: the adapter belongs to another model, other classes, another resolution or noise level.
     """
     dataset = read_dataset(data, "train")
     card = read_card(adapter)
@@ -101,6 +105,11 @@ def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings) 
         raise ModelError(
             f"The adapter in {adapter} knows the classes {[c['name'] for c in card['classes']]}, {data} has "
             f"{[c['name'] for c in classes]}. Train an adapter on this dataset."
+        )
+    if card["resolution"] != settings.ldm.resolution:
+        raise ModelError(
+            f"The adapter in {adapter} was trained at ldm.resolution={card['resolution']}, generation is set to "
+            f"{settings.ldm.resolution}: it would see objects at another size. Use one resolution for both."
         )
     model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device)
     return AdapterDrawer(dataset, model, load_adapter(adapter, model), settings)

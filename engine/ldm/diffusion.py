@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from engine.errors import ModelError
 from engine.ldm.taps import Tap, capture, measure_taps
@@ -141,10 +143,17 @@ def load_ldm(
     """
     folder = find_ldm(source, revision)
     _check_index(folder)
-    previous = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
+    with _quiet():
+        pipeline = _open_pipeline(folder, dtype)
+    for part in _PARTS:
+        _check_finite(getattr(pipeline, part), folder / part)
+    identity = LdmIdentity(str(source) if revision else folder.name, revision, hash_weights(folder))
+    return LatentDiffusion(pipeline, identity, choose_device(device))
+
+
+def _open_pipeline(folder: Path, dtype: str) -> StableDiffusionPipeline:
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
+        return StableDiffusionPipeline.from_pretrained(
             folder,
             use_safetensors=True,
             local_files_only=True,
@@ -159,12 +168,19 @@ def load_ldm(
             f"{folder} does not load as a Stable Diffusion pipeline: {str(error).splitlines()[0]} "
             "Weights must be safetensors; export the model again with save_pretrained(safe_serialization=True)."
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' notes and bars on every file that they open."""
+    previous = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error(), transformers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar(), transformers_logging.disable_progress_bar()
+    try:
+        yield
     finally:
-        diffusers_logging.set_verbosity(previous)
-    for part in _PARTS:
-        _check_finite(getattr(pipeline, part), folder / part)
-    identity = LdmIdentity(str(source) if revision else folder.name, revision, hash_weights(folder))
-    return LatentDiffusion(pipeline, identity, choose_device(device))
+        diffusers_logging.set_verbosity(previous[0]), transformers_logging.set_verbosity(previous[1])
+        diffusers_logging.enable_progress_bar(), transformers_logging.enable_progress_bar()
 
 
 def find_ldm(source: str | Path, revision: str | None = None) -> Path:

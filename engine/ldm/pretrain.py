@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from engine.data.world import CLASSES, COLOURS, PLACES, render_scene
 from engine.ldm.autoencoder import train_decoder
+from engine.ldm.card import RECORD, write_card
 from engine.ldm.denoising import Batch, CaptionLoss, DenoisingSettings, DenoisingTrainer
 from engine.ldm.embedded import (
     PATCH,
@@ -32,12 +34,28 @@ from engine.ldm.taps import measure_taps
 FIRST_SEED = 10_000_000
 
 
+# Measured on this model; the defaults of engine/config.py are the paper's, for large models.
+RECOMMENDED = {
+    "ldm": {"resolution": 64},
+    "adapt_ldm": {"steps": 1000, "batch_size": 12, "learning_rate": 2e-4, "decoder_steps": 1000},
+    "adapter": {
+        "width": 64, "convs": 2, "extra_levels": 0, "steps": 600, "batch_size": 16, "learning_rate": 1e-3,
+        "weight_decay": 0.05, "clip_norm": 1.0,
+    },
+    "generation": {
+        "steps": 20, "strength_min": 0.3, "strength_max": 0.6, "guidance_min": 2.0, "guidance_max": 2.0,
+        "eta_min": 0.0, "eta_max": 0.2, "score_threshold": 0.5, "domain": "scene",
+    },
+    "detector": {"name": "small", "resolution": 64, "width": 64, "convs": 2, "steps": 600},
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class PretrainSettings:
     """Sizes of the two trainings: the decoder and the denoiser."""
 
     scenes: int = 40_000
-    steps: int = 9_000
+    steps: int = 7_000
     batch_size: int = 32
     learning_rate: float = 6e-4
     decoder_steps: int = 4000
@@ -85,7 +103,7 @@ def render_many(first_seed: int, count: int) -> tuple[np.ndarray, list[str], lis
 def train_ldm(out: Path, settings: PretrainSettings) -> dict:
     """Train and save the pipeline folder `out`; what is already in `out`/training is not trained again.
 
-    Returns curves and durations for the model card.
+    Returns the record behind the model card.
     """
     torch.manual_seed(settings.seed)
     tokenizer = build_tokenizer()
@@ -119,10 +137,24 @@ def train_ldm(out: Path, settings: PretrainSettings) -> dict:
     trainer.run()
     trainer.load_average()
     assemble(vae, text_encoder, tokenizer, unet.half()).save_pretrained(out, safe_serialization=True)
-    return {
+    record = {
+        "settings": dataclasses.asdict(settings),
         "denoiser": {"steps": trainer.step, "seconds": round(trainer.seconds), "curve": trainer.curve},
         "decoder": decoder,
+        "psnr": reconstruction_psnr(vae, render_many(FIRST_SEED + settings.scenes, 256)[0]),
     }
+    (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (out / "engine.json").write_text(json.dumps({"settings": RECOMMENDED}, indent=1) + "\n", encoding="utf-8")
+    write_card(out)
+    return record
+
+
+@torch.no_grad()
+def reconstruction_psnr(vae: AutoencoderTiny, images: np.ndarray) -> float:
+    """Peak signal to noise in dB of (n, H, W, 3) uint8 images after encoding and decoding."""
+    pixels = to_pixels(images)
+    decoded = vae.decode(vae.encode(pixels).latents).sample.clamp(-1, 1)
+    return (-10 * torch.log10(((decoded - pixels) / 2).square().mean())).item()
 
 
 @torch.no_grad()

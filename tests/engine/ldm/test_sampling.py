@@ -75,7 +75,7 @@ def test_batch_mates_do_not_change_an_item(ldm, images):
 
 
 def test_features_are_those_of_the_conditional_half(ldm, images):
-    """A guided item's features come from its own prompt: another negative prompt in the last step only changes the image."""
+    """A guided item's features come from its own prompt; the negative prompt only changes the image."""
     pixels = to_pixels(images[:1])
     guided = sample(ldm, [SampleRequest(1, "a red car", "a fish", 0.1, 5.0)], 10, sources=pixels)
     plain = sample(ldm, [SampleRequest(1, "a red car", "", 0.1, 1.0)], 10, sources=pixels)
