@@ -55,6 +55,8 @@ def record(
         ConfigError: the stage's command cannot be compared, or a dataset's name makes no tag.
     """
     workspace = Path(workspace or Path())
+    if dataset and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", dataset):
+        raise ConfigError(f"A version is tagged <name>-v<N>; '{dataset}' has more than letters, digits, - and _.")
     reason = _why_not(stage, workspace)
     if reason:
         logger.info("Stage '%s' is not recorded: %s", stage, reason)
@@ -87,13 +89,10 @@ def _why_not(stage: str, workspace: Path) -> str | None:
 
 
 def _check_same_work(wanted: Stage, options: Mapping[str, object], settings: Settings) -> None:
-    ran = wanted.comparable(options)
-    if work_digest(ran, settings, wanted.sections) == work_digest(
-        wanted.comparable(wanted.options), wanted.settings, wanted.sections
-    ):
+    ran, stages = wanted.comparable(options), wanted.comparable(wanted.options)
+    if work_digest(ran, settings, wanted.sections) == work_digest(stages, wanted.settings, wanted.sections):
         return
     ours, theirs = as_dict(settings), as_dict(wanted.settings)
-    stages = wanted.comparable(wanted.options)
     changed = [
         f"--{name}: {ran.get(name)} (stage: {stages.get(name)})"
         for name in sorted({*ran, *stages})
@@ -122,8 +121,6 @@ def _check_lock_file(workspace: Path) -> None:
 
 def _tag(workspace: Path, wanted: Stage, dataset: str) -> str:
     """Commit what pins this version to git, and tag it."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", dataset):
-        raise ConfigError(f"A version is tagged <name>-v<N>; '{dataset}' has more than letters, digits, - and _.")
     existing = _git(workspace, ["tag", "--list", f"{dataset}-v*"], "list tags").split()
     numbers = [int(m[1]) for name in existing if (m := re.fullmatch(re.escape(dataset) + r"-v(\d+)", name))]
     tag = f"{dataset}-v{max(numbers, default=0) + 1}"

@@ -1,0 +1,260 @@
+"""A real git and DVC workspace; only the step itself is a stand-in for `de generate`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from engine.config import load_settings
+from engine.data.dataset import write_dataset
+from engine.data.records import Annotation, Category, ImageRecord
+from engine.errors import ConfigError, RunConflict, RunFailed
+from engine.generation.run import generate
+from engine.generation.verify import verify
+from tasks.version import record
+
+sys.path.append(str(Path(__file__).parents[1] / "engine" / "generation"))
+
+# Draws nothing: writes what `--images` and params.yaml say, and tells that it ran.
+STEP = """#!{python}
+import pathlib, sys, yaml
+options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+out = pathlib.Path(options["--out"])
+out.mkdir(exist_ok=True)
+steps = (yaml.safe_load(open("params.yaml"))["generation"] or {{}}).get("steps", 50)
+for number in range(int(options["--images"])):
+    part = out / f".part-{{number}}"
+    part.write_text(f"image {{number}} of {{steps}} steps")
+    part.rename(out / f"{{number}}.txt")
+pathlib.Path("metrics.json").write_text('{{"images": %s}}' % options["--images"])
+open("ran.log", "a").write("ran\\n")
+"""
+STAGE = {
+    "cmd": "de generate --data data --out generated --images 3 --seed 0 --workers 2",
+    "deps": ["data"],
+    "params": ["generation"],
+    "outs": [{"generated": {"persist": True}}],
+    "metrics": [{"metrics.json": {"cache": False}}],
+}
+OPTIONS = {"data": "data", "out": "generated", "images": 3, "seed": 0}
+
+
+class Workspace:
+    def __init__(self, root: Path):
+        self.root = root
+
+    def sh(self, *command: str) -> str:
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def dvc(self, *words: str) -> str:
+        return self.sh(sys.executable, "-m", "dvc", *words)
+
+    def step(self, images: int = 3) -> None:
+        """What a flow does before it records."""
+        self.sh("de", "generate", "--data", "data", "--out", "generated", "--images", str(images), "--seed", "0")
+
+    def settings(self, *overrides: str):
+        return load_settings(self.root / "params.yaml", overrides)
+
+    def record(self, *overrides: str, dataset=None, **options):
+        return record("generate", OPTIONS | options, self.settings(*overrides), self.root, dataset)
+
+    def write_stage(self, **changes) -> None:
+        (self.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"generate": STAGE | changes}}))
+
+    def runs(self) -> int:
+        return len((self.root / "ran.log").read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> Path:
+    """A committed workspace with one stage that never ran; tests take copies."""
+    root = tmp_path_factory.mktemp("fresh") / "workspace"
+    (root / "data").mkdir(parents=True)
+    (root / "data" / "a.txt").write_text("real")
+    (root / "params.yaml").write_text("generation:\n  steps: 20\n")
+    (root / ".gitignore").write_text("/ran.log\n/bin\n")
+    (root / "bin").mkdir()
+    (root / "bin" / "de").write_text(STEP.format(python=sys.executable))
+    (root / "bin" / "de").chmod(0o755)
+    workspace = Workspace(root)
+    workspace.write_stage()
+    workspace.sh("git", "init", "-q")
+    workspace.sh("git", "config", "user.email", "a@example.org")
+    workspace.sh("git", "config", "user.name", "a")
+    workspace.dvc("init", "-q")
+    workspace.sh("git", "add", ".")
+    workspace.sh("git", "commit", "-qm", "start")
+    return root
+
+
+@pytest.fixture
+def workspace(fresh, tmp_path, monkeypatch) -> Workspace:
+    shutil.copytree(fresh, tmp_path / "w", symlinks=True)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'w' / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    return Workspace(tmp_path / "w")
+
+
+def test_after_a_recorded_run_status_is_clean_and_repro_has_nothing_to_do(workspace):
+    workspace.step()
+    recorded = workspace.record()
+    assert (recorded.skipped, recorded.tag) == (None, None)
+    assert "up to date" in workspace.dvc("status")
+    workspace.dvc("repro")
+    assert workspace.runs() == 1
+    (workspace.root / "params.yaml").write_text("generation:\n  steps: 21\n")
+    workspace.dvc("repro")
+    assert workspace.runs() == 2  # so it is the record that held it back before
+    assert "21 steps" in (workspace.root / "generated" / "0.txt").read_text()
+
+
+def test_an_older_version_comes_back_by_its_tag(workspace):
+    workspace.step()
+    assert workspace.record(dataset="coco-de").tag == "coco-de-v1"
+    old = {path.name: path.read_text() for path in (workspace.root / "generated").iterdir()}
+    (workspace.root / "params.yaml").write_text("generation:\n  steps: 30\n")
+    workspace.write_stage(cmd=STAGE["cmd"].replace("--images 3", "--images 5"))
+    workspace.step(5)
+    assert workspace.record(images=5, dataset="coco-de").tag == "coco-de-v2"
+    assert (
+        workspace.sh("git", "status", "--porcelain") == "" and len(list((workspace.root / "generated").iterdir())) == 5
+    )
+    workspace.sh("git", "checkout", "-q", "coco-de-v1")
+    workspace.dvc("checkout")
+    assert {path.name: path.read_text() for path in (workspace.root / "generated").iterdir()} == old
+    assert "up to date" in workspace.dvc("status")
+    assert (workspace.root / "metrics.json").read_text() == '{"images": 3}'
+    workspace.sh("git", "checkout", "-q", "coco-de-v2")
+    workspace.dvc("checkout")
+    assert len(list((workspace.root / "generated").iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "named"),
+    [
+        (["generation.steps=30"], {}, "generation.steps: 30 (stage: 20)"),
+        ([], {"images": 8}, "--images: 8 (stage: 3)"),
+        ([], {"seed": 1}, "--seed: 1 (stage: 0)"),
+        ([], {"ldm": "other"}, "--ldm: "),
+    ],
+)
+def test_a_run_with_other_settings_is_refused(workspace, overrides, options, named):
+    workspace.step()
+    with pytest.raises(RunConflict) as refused:
+        workspace.record(*overrides, **options)
+    assert named in str(refused.value) and not (workspace.root / "dvc.lock").exists()
+
+
+def test_settings_that_the_stage_does_not_depend_on_and_workers_do_not_matter(workspace):
+    workspace.step()
+    assert workspace.record("compare.seeds=9", workers=7).skipped is None
+
+
+def test_a_run_elsewhere_is_no_version_of_the_stage(workspace):
+    assert "the run wrote other" in workspace.record(out="other").skipped
+
+
+def test_inside_repro_nothing_is_recorded(workspace, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "generate")
+    assert "DVC itself" in workspace.record().skipped and not (workspace.root / "dvc.lock").exists()
+
+
+def test_without_a_workspace_or_stage_it_is_skipped_and_said(workspace, tmp_path):
+    assert "is no DVC workspace" in record("generate", OPTIONS, workspace.settings(), tmp_path).skipped
+    assert record("dance", OPTIONS, workspace.settings(), workspace.root).skipped == "dvc.yaml has no stage 'dance'"
+
+
+def test_an_empty_lock_file_gets_a_message_with_the_cure(workspace):
+    workspace.step()
+    lock = workspace.root / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()
+    with pytest.raises(RunFailed, match=r"rwlock is empty.*delete that file"):
+        workspace.record()
+    assert not (workspace.root / "dvc.lock").exists()
+
+
+def test_missing_outputs_end_in_one_message(workspace):
+    with pytest.raises(RunFailed, match="Could not commit stage 'generate'"):
+        workspace.record()
+
+
+def test_a_command_that_cannot_be_compared_is_refused(workspace):
+    for command in ("de generate --out generated --images ${demo.images}", "make all", "de generate generated"):
+        workspace.write_stage(cmd=command)
+        with pytest.raises(ConfigError, match="stage 'generate'"):
+            workspace.record()
+
+
+def test_a_hostile_version_name_becomes_no_tag(workspace):
+    workspace.step()
+    for name in ("-f", "a b", "x; touch PWNED", "../x"):
+        with pytest.raises(ConfigError):
+            workspace.record(dataset=name)
+    assert workspace.sh("git", "tag") == ""
+
+
+def draw_dataset(folder: Path, out: Path) -> None:
+    """A real generated dataset of four images; only its drawer is a stand-in."""
+    (folder / "data" / "images").mkdir(parents=True)
+    (folder / "adapter").mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "data" / "images" / "1.png")
+    box = Annotation(1, 1, 2, (2.0, 3.0, 10.0, 9.0), 90.0, 0, {})
+    categories = [Category(i, f"class{i}") for i in (2, 5, 9)]
+    write_dataset(folder / "data", "train", [ImageRecord(1, "1.png", 32, 32, {})], [box], categories)
+    settings = load_settings(None, ["ldm.resolution=32", "generation.keep_negatives=true"])
+    generate(folder / "data", "stub", folder / "adapter", out, 4, 0, settings, loader="stub_drawer:load")
+
+
+def test_a_repro_killed_in_the_middle_keeps_what_was_finished(workspace):
+    step = workspace.root / "bin" / "de"
+    resuming = STEP.replace("    part = ", "    if (out / f'{{number}}.txt').exists(): continue\n    part = ")
+    step.write_text(
+        resuming.replace("    part.rename", "    __import__('time').sleep(1)\n    part.rename").format(
+            python=sys.executable
+        )
+    )
+    command = [sys.executable, "-m", "dvc", "repro"]
+    repro = subprocess.Popen(command, cwd=workspace.root, start_new_session=True, stdout=subprocess.DEVNULL)
+    first = workspace.root / "generated" / "0.txt"
+    while not first.exists():
+        assert repro.poll() is None
+        time.sleep(0.05)
+    os.killpg(repro.pid, signal.SIGKILL)
+    repro.wait()
+    before = first.stat().st_mtime_ns
+    assert not (workspace.root / "dvc.lock").exists()
+    workspace.dvc("repro")
+    assert first.stat().st_mtime_ns == before  # persist: true, and the step went on
+    assert len(list((workspace.root / "generated").glob("*.txt"))) == 3
+    assert "up to date" in workspace.dvc("status")
+
+
+def test_a_corrupted_cache_object_does_not_pass_the_dataset_check(workspace, tmp_path):
+    """DVC delivers what its cache holds, junk too, and says nothing: the dataset's own manifest must."""
+    draw_dataset(tmp_path, workspace.root / "generated")
+    workspace.write_stage(metrics=[])
+    workspace.record()
+    image = next((workspace.root / "generated" / "images").iterdir())
+    md5 = hashlib.md5(image.read_bytes()).hexdigest()
+    cached = workspace.root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    cached.chmod(0o600)
+    cached.write_bytes(b"junk")
+    shutil.rmtree(workspace.root / "generated")
+    workspace.dvc("checkout")
+    problems = verify(workspace.root / "generated")
+    assert any(image.name in problem for problem in problems)
