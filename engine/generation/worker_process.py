@@ -58,6 +58,7 @@ class WorkerProcess:
         self._env = os.environ | ONE_THREAD | {"PYTHONPATH": path} | dict(env or {})
         self._turn = threading.Lock()
         self._process: subprocess.Popen | None = None
+        self._released = threading.Event()  # set when the keeper of `_process` may go
         self._identity: dict | None = None
         self._closed = False
 
@@ -134,6 +135,7 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
         self._close_pipe(self._process.stdout)
+        self._released.set()
 
     def _ensure_ready(self) -> None:
         if self._closed:
@@ -143,6 +145,7 @@ class WorkerProcess:
                 log.warning("Worker process %s ended (%s); a new one is started.", self.pid, self._exit_code())
                 self._close_pipe(self._process.stdin)
                 self._close_pipe(self._process.stdout)
+                self._released.set()
             self._launch()
         if self._identity is None:
             message = self._receive()
@@ -155,14 +158,16 @@ class WorkerProcess:
     def _launch(self) -> None:
         self._identity = None
         started: queue.Queue = queue.Queue()
-        threading.Thread(target=self._keep, args=(started,), daemon=True, name="worker-keeper").start()
+        self._released = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(started, self._released), daemon=True, name="worker-keeper")
+        keeper.start()
         process = started.get()
         if isinstance(process, BaseException):
             raise WorkerNotStarted(f"no worker process could be started: {process}") from process
         self._process = process
         self._send(self._start)
 
-    def _keep(self, started: queue.Queue) -> None:
+    def _keep(self, started: queue.Queue, released: threading.Event) -> None:
         """Start the process and stay: the kernel ends a child with the THREAD that started it."""
         command = [sys.executable, "-P", "-m", "engine.generation.worker"]
         try:
@@ -173,7 +178,7 @@ class WorkerProcess:
             started.put(error)
             return
         started.put(process)
-        process.wait()
+        released.wait()  # not process.wait(): while that waits, nobody else can see that the process ended
 
     def _send(self, message: dict) -> None:
         try:

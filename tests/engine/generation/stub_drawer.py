@@ -37,9 +37,10 @@ class StubDrawer:
         self.behaviour = json.loads(path.read_text()) if path.exists() else {}
 
     def draw(self, items):
-        time.sleep(self.behaviour.get("sleep_s", 0))
+        print("a library that talks")
         with open(self.adapter / "drawn.log", "a") as log:
             log.write(" ".join(str(item.item) for item in items) + f" {os.getpid()}\n")
+        time.sleep(self.behaviour.get("sleep_s", 0))
         if self.behaviour.get("raise_batches") and len(items) > 1:
             raise MemoryError("batch too large")
         for item in items:
@@ -73,6 +74,7 @@ def draw_one(item) -> Drawn:
 
 
 def load(data, ldm, adapter, settings) -> StubDrawer:
+    print('{"ready": "a library that talks while it loads"}')
     if ldm == "missing":
         raise ModelError("There is no model 'missing'.")
     return StubDrawer(adapter)

@@ -94,6 +94,14 @@ def test_merge_wants_every_shard(bench):
     assert (out / "annotations.json").read_bytes() == before
 
 
+def test_merge_reads_only_the_records_that_were_committed(bench):
+    out = bench.generate()
+    records = out / "shards" / "00001" / "records.jsonl"
+    records.write_bytes(records.read_bytes().replace(b'"width":48', b'"width":96'))
+    with pytest.raises(RunFailed, match="00001: records.jsonl has changed"):
+        merge(out)
+
+
 HOSTILE = ('"; touch PWNED; "', "line\nbreak\r\n", "${HOME} $(touch PWNED) `touch PWNED`", "nul\x00byte", "../../etc/x")
 
 

@@ -37,7 +37,7 @@ def start(bench, workers: int) -> subprocess.Popen:
     return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -84,13 +84,13 @@ def test_a_killed_run_resumed_with_other_workers_gives_the_same_bytes(bench, unb
 
 
 def test_workers_end_with_the_process_that_started_them(bench):
-    bench.behave(sleep_s=0.2)
+    bench.behave(sleep_s=60)  # deep in a batch, they see no closed pipe
     run = start(bench, 2)
     workers = wait_for(lambda: len(pids(bench)) == 2 and pids(bench))
     assert run.pid not in workers and all(map(alive, workers))
     run.kill()
     run.communicate()
-    wait_for(lambda: not any(map(alive, workers)), 5)
+    wait_for(lambda: not any(map(alive, workers)), 30)
 
 
 def test_a_worker_that_dies_is_replaced_and_its_shard_drawn_again(bench, unbroken):
@@ -157,10 +157,25 @@ def test_a_worker_that_was_killed_between_shards_is_started_again(bench, caplog)
         assert worker.pid != first and "a new one is started" in caplog.text
 
 
+def test_a_worker_outlives_the_thread_that_had_to_start_it_again(bench):
+    out = planned(bench)
+    with worker_of(bench, out) as worker:
+        worker.run(0)
+        first = worker.pid
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: not alive(first))
+        thread = threading.Thread(target=worker.run, args=(1,))
+        thread.start()
+        thread.join()
+        second = worker.pid
+        time.sleep(0.2)  # the kernel would have ended it by now
+        assert alive(second) and worker.run(2).planned == 5 and worker.pid == second
+
+
 def test_two_processes_on_one_folder_share_no_shard(bench, unbroken):
     bench.behave(sleep_s=0.05)
     runs = [start(bench, 1), start(bench, 1)]
-    errors = [run.communicate(timeout=60)[1] for run in runs]
+    errors = [run.communicate(timeout=240)[1] for run in runs]
     out = bench.root / "out"
     drawn = bench.drawn()
     assert len(drawn) == len(set(drawn)) == 17
@@ -197,10 +212,11 @@ def test_who_waits_for_a_lock_gets_it_in_turn(tmp_path):
     inside, most = [], []
 
     def work():
-        for _ in range(50):
+        for _ in range(25):
             with lock(tmp_path / "lock", "It", wait=True):
                 inside.append(1)
                 most.append(len(inside))
+                time.sleep(0.001)
                 inside.pop()
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -208,7 +224,7 @@ def test_who_waits_for_a_lock_gets_it_in_turn(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1] * 200 and not (tmp_path / "lock").exists()
+    assert most == [1] * 100 and not (tmp_path / "lock").exists()
 
 
 def test_no_worker_is_a_users_error(bench):
