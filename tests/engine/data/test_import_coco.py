@@ -322,7 +322,7 @@ def test_the_output_is_complete_or_absent(tmp_path):
     src = make_folder(tmp_path / "src", sound_document())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
-    with pytest.raises(DatasetError, match="not empty"):
+    with pytest.raises(DatasetError, match="never overwrites"):
         import_dataset(src, tmp_path / "out")
     with pytest.raises(DatasetError, match="inside the source"):
         import_dataset(src, src / "out")

@@ -155,6 +155,11 @@ def test_hostile_xml_is_refused_and_the_rest_imported(tmp_path, xml):
     assert "root:" not in report.text()
 
 
+def test_a_harmless_doctype_is_fine(tmp_path):
+    report = import_dataset(_folder(tmp_path, _xml(_object("1 2 3 4"), head="<!DOCTYPE annotation>")), tmp_path / "out")
+    assert report.images == {"train": 1}
+
+
 def test_lists_decide_the_splits(tmp_path):
     lists = tmp_path / "src" / "ImageSets" / "Main"
     lists.mkdir(parents=True)

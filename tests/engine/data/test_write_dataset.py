@@ -113,14 +113,15 @@ def test_what_could_not_be_read_is_not_written(tmp_path):
     assert (tmp_path / "train.json").read_bytes() == before
 
 
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, step):
     dataset = _tiny(tmp_path)
     before = (tmp_path / "train.json").read_bytes()
 
-    def full_disk(handle):
+    def full_disk(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full_disk)
+    monkeypatch.setattr(files.os, step, full_disk)
     with pytest.raises(OSError):
         _write(subset(dataset, [1]), "train")
     assert (tmp_path / "train.json").read_bytes() == before
@@ -151,6 +152,7 @@ def test_the_digest_follows_content_and_nothing_else(tmp_path):
 
 def test_to_coco_is_plain_json(tmp_path):
     document = sound_document()
+    assert '"area": 25, "bbox": [0, 0, 5, 5], "category_id": 2' in _write(_tiny(tmp_path), "val").read_text()
     plain = json.loads(json.dumps(to_coco(_tiny(tmp_path))))
     assert plain["images"] == document["images"]
     assert plain["annotations"] == sorted(document["annotations"], key=lambda a: a["id"])
