@@ -184,7 +184,7 @@ def healthy(port: int) -> bool:
         return False
 
 
-def _wait_until_healthy(port: int, supervisor: Supervisor, stopping: _StopSignal, limit: float = 180.0) -> None:
+def _wait_until_healthy(port: int, supervisor: Supervisor, stopping: _StopSignal, limit: float = 300.0) -> None:
     started = time.monotonic()
     server = supervisor.children[0]
     while not healthy(port):
@@ -224,7 +224,7 @@ def _deploy(workspace: Path, prefect_file: Path, environment: dict[str, str]) ->
 
 def _run(command: list[str], environment: dict[str, str], purpose: str, folder: Path | None = None) -> None:
     done = subprocess.run(
-        command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+        command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
     )
     if done.returncode != 0:
         raise RunFailed(f"Could not {purpose}:\n{(done.stdout + done.stderr).strip()[-2000:]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from engine.errors import RunFailed
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_MARK = "DE_SUPERVISOR"  # in the environment of all that a supervisor started, however indirectly
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -41,7 +43,7 @@ class Child:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 list(self.arguments),
-                env=dict(self.environment),
+                env={**self.environment, _MARK: str(os.getpid())},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -85,6 +87,8 @@ class Supervisor:
             RunFailed: a child keeps dying; the message ends with its last log lines.
         """
         restarted = []
+        if any(len(child.starts) > 1 for child in self.children):
+            self._bury_orphans()
         for child in self.children:
             if child.alive:
                 continue
@@ -98,6 +102,14 @@ class Supervisor:
             restarted.append(child.name)
         return restarted
 
+    def _bury_orphans(self) -> None:
+        """Take note of the end of processes that became ours when their parent died, so that they vanish."""
+        own = {child.process.pid for child in self.children}
+        for process in psutil.Process().children():
+            with suppress(psutil.Error, ChildProcessError):
+                if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(process.pid, os.WNOHANG)
+
     def stop(self, grace: float = 20.0) -> None:
         """End all, last started first: SIGTERM, and after `grace` seconds SIGKILL to what is left.
 
@@ -105,17 +117,27 @@ class Supervisor:
         """
         for child in reversed(self.children[1:]):
             _end([child.process], grace)
-        kept = self.children[0].process if self.children else None
-        _end([p for p in psutil.Process().children(recursive=True) if not _belongs_to(p, kept)], grace)
-        if kept is not None:
-            _end([kept], grace)
+        first = self.children[0].process if self.children else None
+        _end([process for process in _marked() if not _belongs_to(process, first)], grace)
+        if first is not None:
+            _end([first], grace)
         self.children.clear()
 
 
-def _belongs_to(process: psutil.Process, kept: subprocess.Popen | None) -> bool:
-    """Is it `kept` or one of its descendants?"""
+def _marked() -> list[psutil.Process]:
+    """Living descendants that some child of a supervisor of this process left behind, or that such a child is."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if process.environ().get(_MARK) == str(os.getpid()):
+                found.append(process)
+    return found
+
+
+def _belongs_to(process: psutil.Process, first: subprocess.Popen | None) -> bool:
+    """Is it `first` or one of its descendants?"""
     try:
-        return kept is not None and kept.pid in {process.pid, *(p.pid for p in process.parents())}
+        return first is not None and first.pid in {process.pid, *(p.pid for p in process.parents())}
     except psutil.NoSuchProcess:
         return False
 
@@ -132,6 +154,7 @@ def _end(processes: Sequence[subprocess.Popen | psutil.Process], grace: float) -
         except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
             logger.warning("Process %s did not stop within %.0f s: killed.", process.pid, grace)
             _kill_tree(process.pid)
+            process.wait()
 
 
 def _kill_tree(pid: int) -> None:
