@@ -89,8 +89,9 @@ def test_workers_end_with_the_process_that_started_them(bench):
     workers = wait_for(lambda: len(pids(bench)) == 2 and pids(bench))
     assert run.pid not in workers and all(map(alive, workers))
     run.kill()
-    run.communicate()
+    run.wait()  # not communicate(): that would wait for the workers, which hold stderr too
     wait_for(lambda: not any(map(alive, workers)), 30)
+    run.stderr.close()
 
 
 def test_a_worker_that_dies_is_replaced_and_its_shard_drawn_again(bench, unbroken):
