@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 PORT = 5151
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0  # a busy machine takes minutes to import FiftyOne; a dead server is noticed at once
 _STOP_SECONDS = 10.0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.errors import RunFailed
 
-_LOCK_SECONDS = 120.0
+_LOCK_SECONDS = 300.0
 
 
 def home_folder() -> Path:
@@ -24,7 +24,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold a file's lock; a dead holder's lock is free.
 
     Raises:
-        RunFailed: another live process has held it for two minutes.
+        RunFailed: another live process has held it for five minutes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -25,8 +25,8 @@ from tasks.home import exclusive_lock, home_folder
 
 log = logging.getLogger(__name__)
 
-_START_SECONDS = 60.0
-_STOP_SECONDS = 30.0
+_START_SECONDS = 180.0
+_STOP_SECONDS = 60.0
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def database() -> Iterator[str]:
     """
     own = os.environ.get("FIFTYONE_DATABASE_URI")
     if own:
-        if not _answers(own, seconds=5.0):
+        if not server_answers(own, seconds=5.0):
             raise RunFailed(
                 "The MongoDB server of FIFTYONE_DATABASE_URI does not answer. "
                 "Start it, mend the address, or unset the variable to use the server that comes with this project."
@@ -46,11 +46,18 @@ def database() -> Iterator[str]:
         yield own
         return
     folder = home_folder() / "mongo"
-    lease = _join(folder)
+    owner, lease = os.getpid(), _join(folder)
     try:
         yield _uri(running_port(folder))
     finally:
-        _leave(folder, lease)
+        if os.getpid() == owner:  # a fork of this process shares the lease, and must not give it back
+            _leave(folder, lease)
+
+
+def own_server_uri() -> str | None:
+    """URI of our server if it runs now; None when it does not. Asks the system, not the server."""
+    port = running_port(home_folder() / "mongo")
+    return None if port is None else _uri(port)
 
 
 def find_mongod() -> Path:
@@ -111,7 +118,7 @@ def _port_of(command: list[str]) -> int | None:
 
 
 def _uri(port: int | None) -> str:
-    return f"mongodb://127.0.0.1:{port}/?directConnection=true"
+    return f"mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=5000"
 
 
 def _join(folder: Path) -> int:
@@ -125,7 +132,7 @@ def _join(folder: Path) -> int:
             port = running_port(folder)
             if port is None:
                 _start(folder)
-            elif not _answers(_uri(port), _START_SECONDS):
+            elif not server_answers(_uri(port), _START_SECONDS):
                 raise RunFailed(
                     f"The MongoDB server of {folder} runs on port {port} but does not answer. {_cure(folder)}"
                 )
@@ -169,7 +176,7 @@ def _start(folder: Path) -> None:
             )
         except OSError as error:
             raise RunFailed(f"MongoDB ({binary}) cannot be started: {error.strerror}. {_cure(folder)}") from None
-        if _answers(_uri(port), _START_SECONDS, process):
+        if server_answers(_uri(port), _START_SECONDS, process):
             return
         if process.poll() is None:
             process.terminate()
@@ -215,7 +222,7 @@ def _ended(pid: int, folder: Path) -> bool:
     return True
 
 
-def _answers(uri: str, seconds: float, process: subprocess.Popen | None = None) -> bool:
+def server_answers(uri: str, seconds: float, process: subprocess.Popen | None = None) -> bool:
     """Whether the server answers a ping within so many seconds; gives up early when `process` ends."""
     import pymongo
     from pymongo.errors import PyMongoError

@@ -39,7 +39,7 @@ def generated(folders, monkeypatch, tmp_path):  # noqa: F811
 
 
 def _get(url: str, **headers) -> tuple[bytes, dict]:
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=120) as answer:
         return answer.read(), dict(answer.headers)
 
 
@@ -48,7 +48,7 @@ def _ask(base: str, name: str) -> dict:
     query = 'query($name: String!) { dataset(name: $name, savedViewSlug: "queue") { name defaultGroupSlice } }'
     body = json.dumps({"query": query, "variables": {"name": name}}).encode()
     request = urllib.request.Request(f"{base}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return json.load(answer)
 
 
@@ -77,7 +77,7 @@ def test_the_app_serves_the_dataset_on_loopback_only_and_stops_with_its_database
             launch_app(generated, port)
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == 0
     assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert running_port(Path(os.environ["DE_HOME"]) / "mongo") is None

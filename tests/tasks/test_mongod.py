@@ -54,7 +54,7 @@ def test_two_users_share_one_server_and_the_last_one_stops_it(folder):
         with database() as again:
             assert again == uri
     assert running_port(folder), "the other process still uses it"
-    other.communicate("\n", timeout=60)
+    other.communicate("\n", timeout=120)
     assert other.returncode == 0 and running_port(folder) is None
 
 
@@ -62,7 +62,7 @@ def test_a_killed_user_leaves_a_server_that_the_next_one_takes_over_and_stops(fo
     other, its_uri = _hold()
     server = _server(folder)
     other.send_signal(signal.SIGKILL)
-    other.communicate(timeout=60)
+    other.communicate(timeout=120)
     assert server.is_running()
     with database() as uri:
         assert uri == its_uri
@@ -95,7 +95,7 @@ def test_processes_that_start_together_get_the_same_server(folder):
     uris = {process.stdout.readline() for process in starters}
     assert len(uris) == 1 and uris != {""}
     for process in starters:
-        process.communicate("\n", timeout=60)
+        process.communicate("\n", timeout=120)
     assert [p.returncode for p in starters] == [0, 0, 0] and running_port(folder) is None
 
 

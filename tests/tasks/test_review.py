@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import shutil
 
+import psutil
 import pytest
 from review_world import folders  # noqa: F401
 
@@ -13,6 +16,7 @@ from engine.curation.decisions import read_decisions
 from engine.data.dataset import read_dataset
 from engine.data.world import render_scene
 from engine.errors import DatasetError
+from tasks import fiftyone_connection, mongod
 from tasks.app import ensure_loaded
 from tasks.fiftyone_connection import connected_fiftyone
 from tasks.review import collect, review
@@ -33,7 +37,8 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fiftyone(home):
     with connected_fiftyone() as module:
-        yield module
+        pass
+    return module  # stays connected: a process gives its server back when it ends
 
 
 @pytest.fixture
@@ -146,3 +151,39 @@ def test_a_generated_folder_moved_elsewhere_is_another_dataset(generated, fiftyo
     shutil.copytree(generated.generated, tmp_path / "copy" / "generated")
     second = review(tmp_path / "copy" / "generated", generated.real, SETTINGS).dataset
     assert first != second and {first, second} <= set(fiftyone.list_datasets())
+
+
+def test_each_context_finds_a_working_connection_also_after_its_server_was_killed(generated, fiftyone, home):
+    folder = home / "mongo"
+    name = review(generated.generated, generated.real, SETTINGS).dataset
+    server = psutil.Process(int((folder / "data" / "mongod.lock").read_text()))
+    server.kill()
+    psutil.wait_procs([server], timeout=10)
+    assert review(generated.generated, generated.real, SETTINGS).dataset == name
+    fiftyone.delete_dataset(name)
+    assert name not in fiftyone.list_datasets()
+
+
+def test_another_home_is_another_database(generated, fiftyone, monkeypatch, tmp_path):
+    name = review(generated.generated, generated.real, SETTINGS).dataset
+    with monkeypatch.context() as patch:
+        patch.setenv("DE_HOME", str(tmp_path / "home"))
+        with connected_fiftyone() as module:
+            assert module.list_datasets() == []
+            review(generated.generated, generated.real, SETTINGS)
+            assert module.list_datasets() == [name]
+            module.delete_dataset(name)
+    assert collect(generated.generated).dataset == name
+
+
+def test_a_forked_process_does_not_take_the_server_with_it(generated, fiftyone, home):
+    name = review(generated.generated, generated.real, SETTINGS).dataset
+    child = os.fork()
+    if child == 0:
+        try:
+            fiftyone_connection._give_back()
+            gc.collect()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert mongod.running_port(home / "mongo") and collect(generated.generated).dataset == name
