@@ -3,28 +3,36 @@
     uv run python bench/adapter_gate.py --labels 150 --seeds 3
 
 Both train with the same head, boxes, augmentation, batch size and number of steps, and are scored on the same held-out
-scenes. Prints one row a training and the two ranges.
+scenes. The from-scratch backbone is as large as makes it train at least as many weights as the adapter does. A third
+kind, "stem", is the adapter without the diffusion model's features: its latent stem and head alone. Prints one row a
+training and the ranges; --record writes them into the model's card.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from engine.adapter.adapter import LdmBackbone, build_reader, detector_of, frame_of
-from engine.config import load_settings
+from engine.config import AdapterSettings, load_settings
 from engine.data.dataset import read_dataset
 from engine.data.world import write_world
-from engine.detection.detector import ConvBackbone, Detector, Reader
+from engine.detection.detector import ConvBackbone, Detector, LatentStem, Reader
 from engine.detection.samples import BatchSource, Source
 from engine.detection.training import OptimisationSettings, fit, predict
 from engine.evaluation.coco_map import evaluate
+from engine.ldm.card import GATE, write_card
 from engine.ldm.diffusion import find_ldm, load_ldm
+
+KINDS = ("adapter", "scratch", "stem")
 
 
 def main() -> None:
@@ -34,8 +42,9 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--only", choices=("adapter", "scratch"))
+    parser.add_argument("--only", choices=KINDS)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--record", action="store_true", help="write gate.json and the card in the model's folder")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -45,7 +54,7 @@ def main() -> None:
         train, test = read_dataset(Path(folder), "train"), read_dataset(Path(folder), "test")
         maps: dict[str, list[float]] = {}
         for seed in range(args.first_seed, args.first_seed + args.seeds):
-            for kind in (args.only,) if args.only else ("adapter", "scratch"):
+            for kind in (args.only,) if args.only else KINDS:
                 started = time.monotonic()
                 metrics, parameters = train_and_score(kind, args.ldm, train, test, settings, seed)
                 maps.setdefault(kind, []).append(metrics.map)
@@ -55,6 +64,12 @@ def main() -> None:
                     f"{time.monotonic() - started:.0f} s",
                     flush=True,
                 )
+    if args.record:
+        command = "python bench/adapter_gate.py " + " ".join(sys.argv[1:])
+        gate = {"map": maps, "labels": args.labels, "test": args.test, "steps": settings.adapter.steps}
+        folder = find_ldm(args.ldm)
+        (folder / GATE).write_text(json.dumps({**gate, "command": command}, indent=1) + "\n", encoding="utf-8")
+        write_card(folder)
     for kind, values in maps.items():
         mean = sum(values) / len(values)
         print(f"{kind:8s} mAP {100 * min(values):.1f} to {100 * max(values):.1f}, mean {100 * mean:.1f}")
@@ -70,18 +85,13 @@ def train_and_score(kind: str, ldm: str, train, test, settings, seed: int):
         module = build_reader(options, len(train.categories), model)
         backbone = LdmBackbone(model, options.timestep, seed)
         loss_of, detect = detector_of(module, backbone)
+    elif kind == "stem":
+        backbone = module = StemOnly(model, options, len(train.categories), seed)
+        loss_of, detect = module.loss, module.detect
     else:
-        conv = ConvBackbone(options.width // 16 * 8)
-        reader = Reader(
-            options.head,
-            len(train.categories),
-            conv.channels,
-            conv.strides,
-            options.width,
-            options.convs,
-            options.extra_levels,
-        )
-        backbone = module = Detector(conv, reader)
+        wanted = count(build_reader(options, len(train.categories), model))
+        module = next(d for w in range(32, 512, 8) if count(d := scratch(w, options, len(train.categories))) >= wanted)
+        backbone = module
         loss_of, detect = module.loss, module.detect
     fit(
         list(module.parameters()),
@@ -92,7 +102,41 @@ def train_and_score(kind: str, ldm: str, train, test, settings, seed: int):
     )
     module.eval()
     backbone.eval()
-    return evaluate(test, predict(detect, test, frame)), sum(p.numel() for p in module.parameters())
+    return evaluate(test, predict(detect, test, frame)), count(module)
+
+
+def scratch(width: int, options: AdapterSettings, classes: int) -> Detector:
+    """The adapter's reader, without latent stem, on a convolutional backbone of so many channels."""
+    conv = ConvBackbone(width)
+    reader = Reader(
+        options.head, classes, conv.channels, conv.strides, options.width, options.convs, options.extra_levels
+    )
+    return Detector(conv, reader)
+
+
+class StemOnly(nn.Module):
+    """The adapter's latent stem and head on noisy latents, without the U-Net."""
+
+    def __init__(self, model, options: AdapterSettings, classes: int, seed: int):
+        super().__init__()
+        width, levels = options.width, len(model.taps)
+        self.backbone = LdmBackbone(model, options.timestep, seed)
+        self.stem = LatentStem(model.unet.config.in_channels, width, levels)
+        strides = [tap.stride for tap in model.taps]
+        self.reader = Reader(
+            options.head, classes, [width] * levels, strides, width, options.convs, options.extra_levels
+        )
+
+    def loss(self, pixels, targets):
+        return self.reader.loss(self.stem(self.backbone(pixels)[0]), tuple(pixels.shape[-2:]), targets)
+
+    def detect(self, pixels):
+        return self.reader.detect(self.stem(self.backbone(pixels)[0]), tuple(pixels.shape[-2:]))
+
+
+def count(module: nn.Module) -> int:
+    """Trained weights."""
+    return sum(p.numel() for p in module.parameters())
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ class AdapterSettings:
     width: int = _limit(256, 16, help="channels of the pyramid and the head")
     convs: int = _limit(4, 1, 8, help="convolutions of each head branch")
     extra_levels: int = _limit(1, 0, 2, help="levels added above the coarsest tap by stride-2 convolutions")
+    latent_stem: bool = _limit(False, help="also read the last step's noisy latent through a few trained convolutions")
     steps: int = _limit(90_000, 1)
     batch_size: int = _limit(64, 1)
     learning_rate: float = _limit(2e-4, 0.0)

@@ -25,7 +25,7 @@ WEIGHTS, CARD = "adapter.safetensors", "adapter.json"
 
 
 class LdmBackbone(nn.Module):
-    """The frozen diffusion model as a backbone: real images -> the taps' features at one noise level, without words."""
+    """The frozen diffusion model as a backbone: real images -> noisy latents and taps at one noise level, no words."""
 
     def __init__(self, ldm: LatentDiffusion, timestep: int, seed: int = 0):
         super().__init__()
@@ -57,8 +57,8 @@ class Adapter:
         return [c["id"] for c in self.card["classes"]]
 
     def detect(self, features: list[Tensor], image_size: tuple[int, int]) -> list[Detections]:
-        """Boxes in pixels of `image_size` (height, width) from a sampler's last features."""
-        return self.reader.detect(features, image_size)
+        """Boxes in pixels of `image_size` (height, width) from the features of a sampler's last step."""
+        return self.reader.detect(_read_by(self.reader, features), image_size)
 
 
 def build_reader(settings: AdapterSettings, num_classes: int, ldm: LatentDiffusion) -> Reader:
@@ -71,6 +71,7 @@ def build_reader(settings: AdapterSettings, num_classes: int, ldm: LatentDiffusi
         settings.width,
         settings.convs,
         settings.extra_levels,
+        ldm.unet.config.in_channels if settings.latent_stem else 0,
     )
 
 
@@ -90,7 +91,7 @@ def describe(
         "timestep": settings.timestep,
         "prompt_mode": "none",
         "resolution": resolution,
-        "head": {k: getattr(settings, k) for k in ("head", "width", "convs", "extra_levels")},
+        "head": {k: getattr(settings, k) for k in ("head", "width", "convs", "extra_levels", "latent_stem")},
         "classes": [{"id": c.id, "name": c.name} for c in categories],
     }
 
@@ -172,12 +173,17 @@ def detector_of(adapter_reader: Reader, backbone: LdmBackbone):
     """(loss_of, detect) for the training loop and for prediction on real images."""
 
     def loss_of(pixels: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        return adapter_reader.loss(backbone(pixels), tuple(pixels.shape[-2:]), targets)
+        return adapter_reader.loss(_read_by(adapter_reader, backbone(pixels)), tuple(pixels.shape[-2:]), targets)
 
     def detect(pixels: Tensor) -> list[Detections]:
-        return adapter_reader.detect(backbone(pixels), tuple(pixels.shape[-2:]))
+        return adapter_reader.detect(_read_by(adapter_reader, backbone(pixels)), tuple(pixels.shape[-2:]))
 
     return loss_of, detect
+
+
+def _read_by(reader: Reader, features: list[Tensor]) -> list[Tensor]:
+    """The last step's noisy latents and the taps, or the taps alone where the reader has no stem for latents."""
+    return features if reader.stem is not None else features[1:]
 
 
 def _sha256(path: Path) -> str:

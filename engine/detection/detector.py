@@ -18,6 +18,7 @@ class Reader(nn.Module):
     Args:
         channels, strides: of the backbone's levels, finest first.
         extra_levels: levels added above the coarsest by stride-2 convolutions.
+        latent_channels: above 0, the levels come behind latents of so many channels, which a `LatentStem` reads.
     """
 
     def __init__(
@@ -29,9 +30,13 @@ class Reader(nn.Module):
         width: int,
         convs: int,
         extra_levels: int = 0,
+        latent_channels: int = 0,
     ):
         super().__init__()
         channels, strides = list(channels), list(strides)
+        self.stem = LatentStem(latent_channels, width, len(channels)) if latent_channels else None
+        if self.stem is not None:
+            channels = [c + width for c in channels]
         self.extra = nn.ModuleList()
         for _ in range(extra_levels):
             self.extra.append(nn.Conv2d(channels[-1], width, 3, stride=2, padding=1))
@@ -55,10 +60,37 @@ class Reader(nn.Module):
 
     def _merge(self, levels: Sequence[Tensor]) -> list[Tensor]:
         levels = [level.float() for level in levels]
+        if self.stem is not None:
+            latents, *levels = levels
+            levels = [torch.cat(pair, dim=1) for pair in zip(levels, self.stem(latents), strict=True)]
         for conv in self.extra:
             levels.append(conv(levels[-1]))
         normed = OrderedDict((str(i), norm(x)) for i, (norm, x) in enumerate(zip(self.norms, levels, strict=True)))
         return list(self.pyramid(normed).values())
+
+
+class LatentStem(nn.Module):
+    """A few trained convolutions on the noisy latent itself, beside the frozen features: what is where, to the cell.
+
+    At the last denoising step the U-Net's own features are busy with the little noise that is left; the latent that it
+    is given shows edges plainly. Same idea as the spatial prior of ViT-Adapter (Chen et al. 2023).
+    """
+
+    def __init__(self, latent_channels: int, width: int, levels: int):
+        super().__init__()
+        self.first = nn.Conv2d(latent_channels, width, 3, padding=1)
+        self.stages = nn.ModuleList(
+            nn.Sequential(_Residual(width, width, 1 if i == 0 else 2), _Residual(width, width, 1))
+            for i in range(levels)
+        )
+
+    def forward(self, latents: Tensor) -> list[Tensor]:
+        """(B, C, h, w) -> `levels` tensors (B, width, h / 2^i, w / 2^i)."""
+        x, levels = self.first(latents), []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        return levels
 
 
 class Detector(nn.Module):

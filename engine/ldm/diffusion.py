@@ -105,7 +105,7 @@ class LatentDiffusion:
     def features(
         self, latents: Tensor, timestep: int, noise: Tensor, prompts: Sequence[str] | None = None
     ) -> list[Tensor]:
-        """The taps' features of real latents with the noise of one step, finest level first.
+        """What the adapter reads of real latents: the latents with the noise of one step, then the taps, finest first.
 
         Args:
             latents, noise: (B, C, h, w); timestep: noise level; prompts: B texts, None for the empty prompt.
@@ -115,7 +115,7 @@ class LatentDiffusion:
         states = self.encode_prompts(prompts if prompts is not None else [""] * len(latents))
         with capture(self.unet) as record:
             self.unet(noisy, timesteps, states)
-        return record.grouped()
+        return [noisy, *record.grouped()]
 
 
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:

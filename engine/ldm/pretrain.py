@@ -39,14 +39,14 @@ RECOMMENDED = {
     "ldm": {"resolution": 64},
     "adapt_ldm": {"steps": 1000, "batch_size": 12, "learning_rate": 2e-4, "decoder_steps": 1000},
     "adapter": {
-        "width": 64, "convs": 2, "extra_levels": 0, "steps": 600, "batch_size": 16, "learning_rate": 1e-3,
-        "weight_decay": 0.05, "clip_norm": 1.0,
+        "width": 64, "convs": 2, "extra_levels": 0, "latent_stem": True, "steps": 600, "batch_size": 16,
+        "learning_rate": 1.5e-3, "weight_decay": 0.05, "clip_norm": 1.0,
     },
     "generation": {
         "steps": 20, "strength_min": 0.3, "strength_max": 0.6, "guidance_min": 2.0, "guidance_max": 2.0,
         "eta_min": 0.0, "eta_max": 0.2, "score_threshold": 0.5, "domain": "scene",
     },
-    "detector": {"name": "small", "resolution": 64, "width": 64, "convs": 2, "steps": 600},
+    "detector": {"name": "small", "resolution": 64, "width": 64, "convs": 2, "steps": 600, "learning_rate": 1.5e-3},
 }  # fmt: skip
 
 

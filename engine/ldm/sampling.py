@@ -32,7 +32,8 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class Samples:
-    """Images (B, 3, H, W) float32 in [-1, 1], and the last step's conditional features, finest level first."""
+    """Images (B, 3, H, W) float32 in [-1, 1], and what the last step's U-Net call saw and computed: its noisy latents,
+    then the taps of the conditional half, finest level first."""
 
     images: Tensor
     features: list[Tensor]
@@ -83,7 +84,7 @@ def sample(
             predicted = _guided_prediction(ldm, latents[active], t, [requests[i] for i in active])
         if last:
             # The conditional half comes first in the batch (see _guided_prediction).
-            features = [level[: len(active)] for level in record.grouped()]
+            features = [latents[active], *(level[: len(active)] for level in record.grouped())]
         eta = torch.tensor([requests[i].eta for i in active], device=latents.device)
         # Drawn for every item with eta > 0 and from its own generator, so that a batch mate never shifts it.
         variance = torch.zeros_like(latents[active])

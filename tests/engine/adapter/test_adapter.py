@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -20,6 +21,7 @@ SETTINGS = load_settings(
         "adapter.width=32",
         "adapter.convs=1",
         "adapter.extra_levels=1",
+        "adapter.latent_stem=true",
         "ldm.resolution=64",
         "ldm.device=cpu",
         "generation.steps=4",
@@ -93,7 +95,7 @@ def test_damaged_checkpoints_are_refused(copy, ldm, tmp_path):
         card["weights_sha256"] = hashlib.sha256((copy / WEIGHTS).read_bytes()).hexdigest()
         (copy / CARD).write_text(json.dumps(card))
 
-    name = next(iter(tensors))
+    name = next(key for key in tensors if key.endswith("weight"))
     spoil(lambda: (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:-5]))
     spoil(lambda: rewrite({k: v for k, v in tensors.items() if k != name}))
     spoil(lambda: rewrite({**tensors, name: torch.full_like(tensors[name], float("nan"))}))
@@ -119,6 +121,13 @@ def test_drawing_gives_boxes_of_the_datasets_classes(adapter_folder, world_folde
         assert len(d.boxes_xyxy) == len(d.scores) == len(d.category_ids)
         assert set(d.category_ids.tolist()) <= {1, 2, 3, 4, 5, 6}
         assert (d.boxes_xyxy >= 0).all() and (d.boxes_xyxy <= 64).all()
+
+
+def test_a_reader_without_stem_reads_the_taps_alone(world_folder, ldm_folder, tmp_path):
+    settings = dataclasses.replace(SETTINGS, adapter=dataclasses.replace(SETTINGS.adapter, latent_stem=False))
+    train_adapter(world_folder, ldm_folder, tmp_path, settings)
+    assert not any(name.startswith("stem") for name in load_file(tmp_path / WEIGHTS))
+    assert load_drawer(world_folder, ldm_folder, tmp_path, settings).adapter.reader.stem is None
 
 
 def test_other_classes_and_other_noise_levels_are_refused(copy, world_folder, ldm_folder):
