@@ -20,13 +20,15 @@ from engine.config import Settings
 from engine.data.world import render_scene
 from engine.errors import ConfigError
 from tasks.app import launch_app
+from tasks.fiftyone_dataset import dataset_name
 from tasks.mongod import free_port, running_port
 from tasks.review import review
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = (
     "import sys; from pathlib import Path; from tasks.app import launch_app;"
-    "launch_app(Path(sys.argv[1]), int(sys.argv[2]), announce=lambda url: print(url, flush=True))"
+    "launch_app(Path(sys.argv[1]), int(sys.argv[2]), real=Path(sys.argv[3]),"
+    "           announce=lambda url: print(url, flush=True))"
 )
 
 
@@ -53,10 +55,10 @@ def _ask(base: str, name: str) -> dict:
 
 
 def test_the_app_serves_the_dataset_on_loopback_only_and_stops_with_its_database(generated, folders):  # noqa: F811
-    name = review(generated, folders.real, Settings()).dataset
-    port = free_port()
+    review(generated, folders.real, Settings(), fiftyone="off")
+    name, port = dataset_name(generated), free_port()
     process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, str(generated), str(port)],
+        [sys.executable, "-c", LAUNCH, str(generated), str(port), str(folders.real)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
