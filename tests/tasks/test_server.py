@@ -166,6 +166,7 @@ def test_a_deployment_runs_in_the_workspace(running):
     assert wait_for(lambda: running.flow_runs("tiny/default", "COMPLETED"))
 
 
+@pytest.mark.slow
 def test_the_real_flow_is_registered_and_a_users_mistake_fails_its_run(running):
     running.deploy_run("generate-coco-de/default", "images=8")
     (run,) = wait_for(lambda: running.flow_runs("generate-coco-de/default", "FAILED"), 180)
