@@ -90,7 +90,7 @@ def train_and_score(kind: str, ldm: str, train, test, settings, seed: int):
         loss_of, detect = module.loss, module.detect
     else:
         wanted = count(build_reader(options, len(train.categories), model))
-        module = next(d for w in range(32, 512, 8) if count(d := scratch(w, options, len(train.categories))) >= wanted)
+        module = next(d for w in range(32, 512, 16) if count(d := scratch(w, options, len(train.categories))) >= wanted)
         backbone = module
         loss_of, detect = module.loss, module.detect
     fit(
