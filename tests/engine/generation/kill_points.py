@@ -1,4 +1,4 @@
-"""Run by a test: kill a run at each of its write points in turn, finish it, and print what was found, as json.
+"""Run by a test: kill a run at each of its write points in turn, finish it, write what was found to found.json.
 
     python kill_points.py FOLDER fresh|repair
 
@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from conftest import Bench, result, write_source
+from tqdm import tqdm
 
 from engine.generation import durable
 from engine.generation.run import verify
@@ -85,7 +86,7 @@ def run(bench: Bench, name: str, deadly: int | None) -> tuple[int, int]:
         write, leave = os.write, os._exit
         points.patch()
         try:
-            bench.generate(name, images=6, shard_size=3)
+            bench.generate(name, images=4, shard_size=2)
             write(writer, str(points.count).encode())
             leave(0)
         finally:
@@ -127,6 +128,8 @@ def main(folder: Path, scenario: str) -> None:
     logging.disable()
     (folder / "adapter").mkdir()
     bench = Bench(folder, write_source(folder / "data"), folder / "adapter")
+    tqdm.monitor_interval = 0  # a thread; nothing may be forked beside one
+    bench.generate("warm", images=4, shard_size=2)  # here, so that no child has to import anything any more
     _, points = run(bench, "unbroken", None)
     expected = result(folder / "unbroken")
     damaged = set()
@@ -145,7 +148,8 @@ def main(folder: Path, scenario: str) -> None:
         interrupted += not (out / "plan.json").exists() or bool(verify(out))
         found += problems(bench, out, expected, deadly, damaged)
         shutil.rmtree(out)
-    print(json.dumps({"points": points, "killed": killed, "interrupted": interrupted, "problems": found}))
+    summary = {"points": points, "killed": killed, "interrupted": interrupted, "problems": found}
+    (folder / "found.json").write_text(json.dumps(summary))
 
 
 def damage(out: Path) -> None:

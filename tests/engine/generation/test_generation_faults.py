@@ -25,10 +25,10 @@ def test_killed_at_any_write_point_a_run_ends_in_the_same_bytes(tmp_path, scenar
     command = [sys.executable, str(Path(__file__).with_name("kill_points.py")), str(tmp_path), scenario]
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
     assert ended.returncode == 0, ended.stderr[-2000:]
-    found = json.loads(ended.stdout)
+    found = json.loads((tmp_path / "found.json").read_text())
     assert found["problems"] == []
-    assert found["killed"] == found["points"] > 80
-    assert found["interrupted"] > 40  # so many of the kills left something to do
+    assert found["killed"] == found["points"] > 60
+    assert found["interrupted"] > 30  # so many of the kills left something to do
 
 
 def test_finished_shards_are_not_drawn_again(bench, unbroken):
