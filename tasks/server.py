@@ -7,6 +7,7 @@ a token that other origins cannot read. History lies in `.prefect/` of the works
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import signal
@@ -36,7 +37,6 @@ def quiet_environment(home: Path) -> dict[str, str]:
         "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         # The command itself says how a flow ended; Prefect would print the traceback of every mistake.
         "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "CRITICAL"),
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
@@ -45,18 +45,24 @@ def quiet_environment(home: Path) -> dict[str, str]:
 
 
 def use_temporary_server(home: Path) -> None:
-    """Make flows of this process run against a temporary server with its database in `home`.
+    """Make flows of this process run against a server of their own that ends with it; its database lies in `home`.
 
     Must be called before Prefect is imported. Where the user has set PREFECT_API_URL, that server is used
     and nothing is changed.
+
+    Raises:
+        RunFailed: the server does not start.
     """
     if os.environ.get("PREFECT_API_URL"):
         return
-    private_folder(home)
-    os.environ.update(quiet_environment(home))
-    # Empty, not absent: it outranks the address in a workspace's prefect.toml.
-    os.environ["PREFECT_API_URL"] = ""
-    os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
+    port = _free_port()
+    own = {"PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false", "PREFECT_SERVER_UI_ENABLED": "false"}
+    os.environ.update(server_environment(home, port) | quiet_environment(home) | own)
+    supervisor = Supervisor()
+    # Registered before Prefect's own handlers, so called after them: they still have something to tell the server.
+    atexit.register(supervisor.stop)
+    supervisor.start(Child("server", _prefect("server", "start"), os.environ, home / "logs" / "server.log", home))
+    _wait_until_healthy(port, supervisor)
 
 
 def private_folder(folder: Path) -> Path:
@@ -67,12 +73,13 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
-def server_environment(workspace: Path, port: int) -> dict[str, str]:
-    """The environment of the server, the worker and the `prefect` commands of one workspace."""
+def server_environment(home: Path, port: int) -> dict[str, str]:
+    """The environment of a server in the private folder `home`, its worker and its clients."""
+    private_folder(home)
     own_origins = f"http://{HOST}:{port},http://localhost:{port}"
     return {
         **os.environ,
-        **quiet_environment(workspace / ".prefect"),
+        **quiet_environment(home),
         "PREFECT_API_URL": api_url(port),
         "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_SERVER_API_HOST": HOST,
@@ -107,8 +114,7 @@ def up(workspace: Path, port: int = 4200, prefect_file: Path | None = None, say:
     if not prefect_file.is_file():
         raise ConfigError(f"No {prefect_file}: `de up` registers the deployments that it names. Run it in a workspace.")
     _check_port_free(port)
-    private_folder(workspace / ".prefect")
-    environment = server_environment(workspace, port)
+    environment = server_environment(workspace / ".prefect", port)
     os.environ.update(environment)  # before Prefect is imported here
     logs = workspace / ".prefect" / "logs"
     supervisor, stopping = Supervisor(), _StopSignal()
@@ -117,7 +123,7 @@ def up(workspace: Path, port: int = 4200, prefect_file: Path | None = None, say:
             say("Starting Prefect's server (about 15 s) ...")
             server = _prefect("server", "start")
             supervisor.start(Child("server", server, environment, logs / "server.log", workspace))
-            _wait_until_healthy(port, supervisor, stopping)
+            _wait_until_healthy(port, supervisor)
             crashed = asyncio.run(_prepare_pool())
             if crashed:
                 say(f"{crashed} earlier runs died without a word: marked as crashed. What they finished is kept.")
@@ -176,6 +182,12 @@ def _check_port_free(port: int) -> None:
             ) from None
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
 def healthy(port: int) -> bool:
     """Does the server on this port answer?"""
     try:
@@ -185,13 +197,13 @@ def healthy(port: int) -> bool:
         return False
 
 
-def _wait_until_healthy(port: int, supervisor: Supervisor, stopping: _StopSignal, limit: float = 300.0) -> None:
+def _wait_until_healthy(port: int, supervisor: Supervisor, limit: float = 300.0) -> None:
     started = time.monotonic()
     server = supervisor.children[0]
     while not healthy(port):
         if not server.alive or time.monotonic() - started > limit:
             raise RunFailed(f"Prefect's server did not start. Its log is {server.log}; it ends with:\n{server.tail()}")
-        stopping.wait(0.5)
+        time.sleep(0.25)
 
 
 async def _prepare_pool() -> int:
