@@ -1,0 +1,39 @@
+import numpy as np
+
+from engine.data.dataset import read_dataset
+from engine.data.world import CLASSES, SIZE, render_scene, write_world
+from engine.ldm.pretrain import FIRST_SEED, PretrainSettings
+
+
+def test_a_seed_is_a_scene():
+    one, again, other = render_scene(7), render_scene(7), render_scene(8)
+    assert np.array_equal(np.asarray(one.image), np.asarray(again.image)) and one.objects == again.objects
+    assert not np.array_equal(np.asarray(one.image), np.asarray(other.image))
+
+
+def test_boxes_are_tight_and_inside():
+    for seed in range(40):
+        scene = render_scene(seed)
+        assert scene.objects
+        for item in scene.objects:
+            x, y, w, h = item.box_xywh
+            assert 0 <= x and 0 <= y and x + w <= SIZE and y + h <= SIZE
+            assert 0 < item.visible_area <= w * h
+            assert item.class_name in CLASSES and item.class_name in scene.caption
+
+
+def test_a_written_world_is_a_dataset_of_disjoint_scenes(tmp_path):
+    write_world(tmp_path, 5, 4, 3, seed=1)
+    pictures = {}
+    for split, count in (("train", 5), ("val", 4), ("test", 3)):
+        dataset = read_dataset(tmp_path, split)
+        assert len(dataset.images) == count and [c.name for c in dataset.categories] == list(CLASSES)
+        for image in dataset.images:
+            pictures[dataset.image_path(image).read_bytes()] = split
+    assert len(pictures) == 12
+
+
+def test_scenes_of_datasets_are_not_those_of_the_diffusion_model():
+    from engine.data import world
+
+    assert FIRST_SEED + PretrainSettings().scenes + 1000 < world._DATASET_SEED
