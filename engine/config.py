@@ -135,6 +135,8 @@ class DemoSettings:
     val_images: int = _limit(100, 8)
     test_images: int = _limit(300, 8)
     generated_images: int = _limit(300, 8)
+    adapter_steps: int = _limit(400, 1)
+    detector_steps: int = _limit(300, 1)
 
 
 @dataclass(frozen=True)

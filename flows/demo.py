@@ -25,8 +25,10 @@ def demo(out: str, seed: int = 0, params: str | None = None, overrides: list[str
         params: settings file; params.yaml of the current folder where none is given.
         overrides: strings section.key=value.
     """
-    overrides = overrides or []
-    _, settings = open_settings(params, overrides, EMBEDDED)
+    _, settings = open_settings(params, overrides or [], EMBEDDED)
+    sizes = settings.demo
+    short = ["ldm.id=world", f"adapter.steps={sizes.adapter_steps}", f"detector.steps={sizes.detector_steps}"]
+    overrides = short + (overrides or [])
     folder = Path(out)
     world, adapter, generated = (str(folder / name) for name in ("world", "adapter", "generated"))
     common = {"params": params, "overrides": overrides, "record": False}
