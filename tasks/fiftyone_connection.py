@@ -16,8 +16,9 @@ from contextlib import ExitStack, contextmanager
 from types import ModuleType
 
 from engine.errors import RunFailed
+from tasks.database import database, own_server_uri
 from tasks.home import home_folder
-from tasks.mongod import database, own_server_uri, server_answers
+from tasks.mongod import server_answers
 
 _lock = threading.RLock()
 _users = 0  # contexts open now

@@ -17,11 +17,10 @@ from engine.curation.decisions import Decisions, annotations_digest
 from engine.curation.gates import SOURCE, Verdict, source_image_id
 from engine.curation.reviewer import ACCEPTED, REJECTED, Shown
 from engine.data.dataset import Annotation, Dataset, ImageRecord
+from tasks.fiftyone_views import dress, save_views
 from tasks.home import exclusive_lock, home_folder
 
 GENERATED_SLICE, SOURCE_SLICE = "generated", "source"
-_GREEN, _RED = "#2E7D32", "#C62828"
-_CLASS_VIEWS = 20  # more classes than this get no view of their own
 _TEXTS = ("source_filepath", "seed", "prompt", "negative_prompt", "verdict", "note", "reviewer")
 _NUMBERS = ("strength", "guidance_scale", "eta", "mean_score", "source_distance", "held_out_distance")
 _COUNTS = ("image_id", "item", "source_image_id", "boxes")
@@ -85,8 +84,8 @@ def load(
         }
         dataset.add_samples(list(_samples(fiftyone, generated, real, verdicts, decisions)), progress=False)
         dataset.add_dynamic_sample_fields()
-        _save_views(fiftyone, dataset, [category.name for category in generated.categories])
-        _dress(fiftyone, dataset)
+        save_views(fiftyone, dataset, [category.name for category in generated.categories])
+        dress(fiftyone, dataset)
         if fiftyone.dataset_exists(name):
             fiftyone.load_dataset(name).name = f"{name}.old"
         dataset.name = name
@@ -183,61 +182,3 @@ def _detection(fiftyone: ModuleType, annotation: Annotation, image: ImageRecord,
         iscrowd=bool(annotation.iscrowd),
         annotation_id=annotation.id,
     )
-
-
-def _save_views(fiftyone: ModuleType, dataset, class_names: Sequence[str]) -> None:
-    field = fiftyone.ViewField
-    open_cases = dataset.match(field("reviewer") == None).sort_by("mean_score")  # noqa: E711  builds an expression
-    dataset.save_view("queue", open_cases, "Nobody has decided yet; the lowest mean score first")
-    dataset.save_view("accepted", dataset.match_tags("accepted"), "Training uses these", color=_GREEN)
-    dataset.save_view("rejected", dataset.match_tags("rejected"), "Training does not use these", color=_RED)
-    if len(class_names) > _CLASS_VIEWS:
-        return
-    for name in class_names:
-        if not re.search("[A-Za-z0-9]", name) or dataset.has_saved_view(f"class {name}"):
-            continue  # FiftyOne makes web addresses of view names
-        with_class = dataset.match(field("labels.detections.label").contains([name]))
-        dataset.save_view(f"class {name}"[:100], with_class, f"Images with a box of class {name}")
-
-
-def _dress(fiftyone: ModuleType, dataset) -> None:
-    """What the App shows at first sight: one colour per class, what a decision rests on first in the sidebar."""
-    odm = fiftyone.core.odm
-    groups = {
-        "tags": ["tags", "_label_tags"],
-        "labels": ["labels", "ground_truth"],
-        "review": [
-            "verdict",
-            "reasons",
-            "reviewer",
-            "mean_score",
-            "boxes",
-            "source_distance",
-            "held_out_distance",
-            "note",
-        ],
-        "provenance": [
-            "item",
-            "source_image_id",
-            "strength",
-            "guidance_scale",
-            "eta",
-            "seed",
-            "prompt",
-            "negative_prompt",
-        ],
-    }
-    named = {path for paths in groups.values() for path in paths} | {"source_filepath"}
-    groups["provenance"].append("source_filepath")
-    groups["metadata"] = [path for path in dataset.get_field_schema() if path not in named and path != "group"]
-    dataset.app_config.sidebar_groups = [
-        odm.SidebarGroupDocument(name=name, paths=paths, expanded=name != "metadata") for name, paths in groups.items()
-    ]
-    dataset.app_config.active_fields = odm.ActiveFields(
-        paths=["tags", "verdict", "mean_score", "labels", "ground_truth"]
-    )
-    words = [{"value": ACCEPTED, "color": _GREEN}, {"value": REJECTED, "color": _RED}]
-    dataset.app_config.color_scheme = fiftyone.ColorScheme(
-        color_by="value", fields=[{"path": path, "valueColors": words} for path in ("verdict", "tags")]
-    )
-    dataset.save()

@@ -1,10 +1,4 @@
-"""One MongoDB server of our own for FiftyOne, shared by every command that runs at the same time.
-
-FiftyOne's embedded server loses when several processes start together, so we start mongod ourselves: on 127.0.0.1, on
-a free port, with its files below `DE_HOME` (default ~/.diffusion-engine). Each user holds a shared lock on a file; the
-last one out stops the server. The kernel drops the lock of a killed process, so nothing is left to clean up by hand.
-A user's own MongoDB is taken from FIFTYONE_DATABASE_URI, and nothing is started then.
-"""
+"""The mongod program: found, started on 127.0.0.1 on a free port, recognised again, and stopped."""
 
 from __future__ import annotations
 
@@ -16,48 +10,14 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import RunFailed
-from tasks.home import exclusive_lock, home_folder
 
 log = logging.getLogger(__name__)
 
-_START_SECONDS = 180.0
+START_SECONDS = 180.0
 _STOP_SECONDS = 60.0
-
-
-@contextmanager
-def database() -> Iterator[str]:
-    """The URI of a MongoDB server that answers, for as long as the context lasts.
-
-    Raises:
-        RunFailed: the user's server does not answer, or ours is missing or does not start; says what to do.
-    """
-    own = os.environ.get("FIFTYONE_DATABASE_URI")
-    if own:
-        if not server_answers(own, seconds=5.0):
-            raise RunFailed(
-                "The MongoDB server of FIFTYONE_DATABASE_URI does not answer. "
-                "Start it, mend the address, or unset the variable to use the server that comes with this project."
-            )
-        yield own
-        return
-    folder = home_folder() / "mongo"
-    owner, lease = os.getpid(), _join(folder)
-    try:
-        yield _uri(running_port(folder))
-    finally:
-        if os.getpid() == owner:  # a fork of this process shares the lease, and must not give it back
-            _leave(folder, lease)
-
-
-def own_server_uri() -> str | None:
-    """URI of our server if it runs now; None when it does not. Asks the system, not the server."""
-    port = running_port(home_folder() / "mongo")
-    return None if port is None else _uri(port)
 
 
 def find_mongod() -> Path:
@@ -117,45 +77,17 @@ def _port_of(command: list[str]) -> int | None:
         return None
 
 
-def _uri(port: int | None) -> str:
+def server_uri(port: int | None) -> str:
+    """The address of our server on that port; a client that finds it gone gives up after five seconds."""
     return f"mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=5000"
 
 
-def _join(folder: Path) -> int:
-    """Become a user of the server, starting it if need be. Returns the descriptor that holds the shared lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    with exclusive_lock(folder / "start.lock"):
-        lease = os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lease, fcntl.LOCK_SH)
-            port = running_port(folder)
-            if port is None:
-                _start(folder)
-            elif not server_answers(_uri(port), _START_SECONDS):
-                raise RunFailed(
-                    f"The MongoDB server of {folder} runs on port {port} but does not answer. {_cure(folder)}"
-                )
-        except BaseException:
-            os.close(lease)
-            raise
-    return lease
+def start_server(folder: Path) -> None:
+    """Start mongod on a database folder and wait until it answers.
 
-
-def _leave(folder: Path, lease: int) -> None:
-    """Give the lease back; the last user stops the server."""
-    try:
-        with exclusive_lock(folder / "start.lock"):
-            try:
-                fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return  # somebody else still uses it
-            _stop(folder)
-    finally:
-        os.close(lease)
-
-
-def _start(folder: Path) -> None:
+    Raises:
+        RunFailed: no mongod, or it does not start; says what to do.
+    """
     binary = find_mongod()
     data, log_file = folder / "data", folder / "mongod.log"
     data.mkdir(exist_ok=True)
@@ -175,8 +107,8 @@ def _start(folder: Path) -> None:
                 start_new_session=True,
             )
         except OSError as error:
-            raise RunFailed(f"MongoDB ({binary}) cannot be started: {error.strerror}. {_cure(folder)}") from None
-        if server_answers(_uri(port), _START_SECONDS, process):
+            raise RunFailed(f"MongoDB ({binary}) cannot be started: {error.strerror}. {cure(folder)}") from None
+        if server_answers(server_uri(port), START_SECONDS, process):
             return
         if process.poll() is None:
             process.terminate()
@@ -185,11 +117,11 @@ def _start(folder: Path) -> None:
             continue
         break
     raise RunFailed(
-        f"MongoDB did not start (exit code {process.returncode}). {_cure(folder)}\nIts last words:\n{_tail(log_file)}"
+        f"MongoDB did not start (exit code {process.returncode}). {cure(folder)}\nIts last words:\n{_tail(log_file)}"
     )
 
 
-def _stop(folder: Path) -> None:
+def stop_server(folder: Path) -> None:
     """Stop the server and wait until it has let go of its files: the next one would find them locked."""
     import psutil
 
@@ -250,7 +182,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _cure(folder: Path) -> str:
+def cure(folder: Path) -> str:
+    """What to do about a server that does not work."""
     return (
         f"See {folder / 'mongod.log'}; the review database in {folder / 'data'} may be deleted, it is rebuilt from the "
         "dataset folders. Or point FIFTYONE_DATABASE_URI at a server of yours."

@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tasks.database import database
 from tasks.home import exclusive_lock
-from tasks.mongod import database, running_port
+from tasks.mongod import running_port
 
 ROOT = Path(__file__).parents[2]
-HOLD = "from tasks.mongod import database\nwith database() as uri:\n    print(uri, flush=True)\n    input()"
+HOLD = "from tasks.database import database\nwith database() as uri:\n    print(uri, flush=True)\n    input()"
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_changed_annotations_are_never_mixed_with_old_decisions(generated, fifty
 def test_a_killed_loading_leaves_the_old_dataset_and_is_cleaned_up(generated, fiftyone, monkeypatch):
     name = review(generated.generated, generated.real, SETTINGS).dataset
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.fiftyone_dataset._save_views", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("tasks.fiftyone_dataset.save_views", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             review(generated.generated, generated.real, SETTINGS)
     assert sorted(fiftyone.list_datasets(f"{name}*")) == [name, f"{name}.loading"]

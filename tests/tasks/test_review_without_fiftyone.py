@@ -87,7 +87,8 @@ def test_the_environment_is_left_alone_and_nothing_is_loaded_at_import(tmp_path)
     code = (
         "import os, sys; before, sockets = dict(os.environ), [];"
         "sys.addaudithook(lambda event, args: event.startswith('socket.') and sockets.append(event));"
-        "import tasks.app, tasks.home, tasks.importers, tasks.mongod, tasks.review, tasks.fiftyone_connection;"
+        "import tasks.app, tasks.database, tasks.home, tasks.importers, tasks.mongod, tasks.review;"
+        "import tasks.fiftyone_connection, tasks.fiftyone_views;"
         "assert not {'fiftyone', 'pymongo', 'prefect', 'dvc'} & set(sys.modules);"
         "assert dict(os.environ) == before and os.listdir('.') == [] and not sockets, sockets"
     )
