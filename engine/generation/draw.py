@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -65,8 +66,9 @@ class AdapterDrawer:
         for i, item in enumerate(items):
             by_size.setdefault((item.width, item.height), []).append(i)
         drawn: dict[int, Drawn] = {}
-        for size, places in by_size.items():
-            drawn.update(zip(places, self._draw_one_size([items[i] for i in places], size), strict=True))
+        with _one_thread(self.ldm.device):
+            for size, places in by_size.items():
+                drawn.update(zip(places, self._draw_one_size([items[i] for i in places], size), strict=True))
         return [drawn[i] for i in range(len(items))]
 
     def _draw_one_size(self, items: Sequence[PlannedItem], size: tuple[int, int]) -> list[Drawn]:
@@ -113,6 +115,19 @@ def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings) 
         )
     model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device)
     return AdapterDrawer(dataset, model, load_adapter(adapter, model), settings)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU, sums split over threads differ in their last bits, and so do pixels: one thread gives the same bytes
+    for any number of workers. More cores are used by more workers."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _to_uint8(images: Tensor) -> np.ndarray:

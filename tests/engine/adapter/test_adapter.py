@@ -138,3 +138,26 @@ def test_other_classes_and_other_noise_levels_are_refused(copy, world_folder, ld
     (copy / CARD).write_text(json.dumps({**card, "classes": [{"id": 1, "name": "cell"}]}))
     with pytest.raises(ModelError, match="knows the classes"):
         load_drawer(world_folder, ldm_folder, copy, SETTINGS)
+
+
+def test_drawing_on_a_cpu_uses_one_thread_so_that_the_bytes_do_not_depend_on_workers(
+    adapter_folder, world_folder, ldm_folder, monkeypatch
+):
+    from engine.generation import draw
+    from engine.generation.plan import make_plan
+
+    seen, sample = [], draw.sample
+
+    def watched(*args, **kwargs):
+        seen.append(torch.get_num_threads())
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(draw, "sample", watched)
+    drawer = load_drawer(world_folder, ldm_folder, adapter_folder, SETTINGS)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        drawer.draw(make_plan(drawer.dataset, 2, 0, SETTINGS, drawer.identity).items)
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
