@@ -25,7 +25,9 @@ from tasks.mongod import free_port, running_port
 from tasks.review import review
 
 ROOT = Path(__file__).parents[2]
+# A test run in the background ignores Ctrl-C, and its children inherit that: the handler is set as in a terminal.
 LAUNCH = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
     "import sys; from pathlib import Path; from tasks.app import launch_app;"
     "launch_app(Path(sys.argv[1]), int(sys.argv[2]), real=Path(sys.argv[3]),"
     "           announce=lambda url: print(url, flush=True))"
