@@ -210,7 +210,8 @@ def _write(real, generated, out, settings, arms, jobs, train, test, accepted, se
 
 def _generated_summary(generated: Path, accepted: Dataset) -> dict:
     """The manifest's counts, what review rejected and why, and the labels that training may use."""
-    rejected = Counter(_read_json(generated / "decisions.json").get("rejected", {}).values())
+    reasons = _read_json(generated / "decisions.json").get("rejected", {}).values()
+    rejected = Counter(reason.partition(":")[0] for reason in reasons)  # "duplicate: repeats generated image 4"
     names = {category.id: category.name for category in accepted.categories}
     objects = Counter(names[a.category_id] for a in accepted.annotations if not a.iscrowd)
     return {
