@@ -55,7 +55,7 @@ class AdapterSettings:
 
     head: str = _limit("fcos", choices=("fcos", "retinanet"))
     timestep: int = _limit(1, 0, 999, help="noise level of training: the last step of generation must end there")
-    width: int = _limit(256, 16, help="channels of the pyramid and the head")
+    width: int = _limit(256, 32, help="channels of the pyramid and the head")
     convs: int = _limit(4, 1, 8, help="convolutions of each head branch")
     extra_levels: int = _limit(1, 0, 2, help="levels added above the coarsest tap by stride-2 convolutions")
     latent_stem: bool = _limit(False, help="also read the last step's noisy latent through a few trained convolutions")
@@ -106,7 +106,7 @@ class DetectorSettings:
 
     name: str = _limit("small", choices=("small", "fasterrcnn_resnet50_fpn"))
     resolution: int = _limit(64, 32, 2048, help="short edge in pixels of what the small detector sees")
-    width: int = _limit(96, 16)
+    width: int = _limit(96, 32, help="channels of the head; a multiple of 32")
     convs: int = _limit(2, 1, 8)
     pretrained: bool = _limit(False, help="fetch COCO weights of the torchvision detector from the hub")
     steps: int = _limit(1000, 1)
@@ -279,6 +279,10 @@ def _check_ranges(settings: Settings) -> None:
         low, high = getattr(generation, f"{name}_min"), getattr(generation, f"{name}_max")
         if low > high:
             raise ConfigError(f"generation.{name}_min ({low}) is above generation.{name}_max ({high}).")
+    for section in ("adapter", "detector"):
+        width = getattr(settings, section).width
+        if width % 32:  # the heads normalise their channels in 32 groups
+            raise ConfigError(f"{section}.width must be a multiple of 32, not {width}.")
     if generation.ignore_threshold > generation.score_threshold:
         raise ConfigError(
             f"generation.ignore_threshold ({generation.ignore_threshold}) is above "

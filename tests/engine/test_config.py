@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from engine.config import digest, load_settings
+from engine.errors import ConfigError
+
+
+def test_later_layers_win(tmp_path):
+    (tmp_path / "engine.json").write_text(json.dumps({"settings": {"generation": {"steps": 20, "eta_max": 0.2}}}))
+    (tmp_path / "params.yaml").write_text("generation:\n  eta_max: 0.3\n")
+    settings = load_settings(tmp_path / "params.yaml", ["generation.score_threshold=0.45"], tmp_path)
+    generation = settings.generation
+    assert (generation.steps, generation.eta_max, generation.score_threshold) == (20, 0.3, 0.45)
+    assert generation.guidance_min == 7.5  # the paper's
+    assert load_settings(None, ["adapter.learning_rate=1e-4"]).adapter.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("generation.nonsense=1", "unknown key 'generation.nonsense'"),
+        ("nonsense.steps=1", "unknown section 'nonsense'"),
+        ("generation=1", "write section.key=value"),
+        ("generation.steps=many", "must be int"),
+        ("generation.steps=true", "must be int"),
+        ("generation.steps=0", "at least 1"),
+        ("generation.strength_max=1.5", "at most 1.0"),
+        ("generation.eta_max=.nan", "finite"),
+        ("generation.strength_min=0.9", "above generation.strength_max"),
+        ("generation.ignore_threshold=0.5", "above"),
+        ("adapter.head=dino", "one of fcos, retinanet"),
+        ("detector.width=48", "multiple of 32"),
+        ("compare.controls=equal_real", "list of words"),
+    ],
+)
+def test_mistakes_are_named(override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_settings(None, [override])
+    assert override.split("=")[0].split(".")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- a\n- b\n", "generation: 3\n", "generation:\n  x: &a [*a]\n"])
+def test_unusable_files_are_refused(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="params.yaml"):
+        load_settings(tmp_path / "params.yaml")
+
+
+def test_a_digest_follows_values_and_not_their_order():
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
+    assert digest(load_settings()) == digest(load_settings()) != digest(load_settings(None, ["generation.steps=9"]))
