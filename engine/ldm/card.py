@@ -45,6 +45,7 @@ def write_card(folder: Path) -> Path:
         "`engine/ldm/denoising.py`). It sees captions, never boxes, and its weights are not shipped. Large models learn",
         "what they draw from billions of captions; a model trained for an hour needs the push.",
         "",
+        *([record["remark"], ""] if "remark" in record else []),
         "## Gate",
         "",
         *_gate_lines(gate),
