@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from engine.config import AdapterSettings
 from engine.data.dataset import Category
+from engine.data.files import write_atomically
 from engine.data.pixels import Frame
 from engine.detection.detector import Reader
 from engine.detection.heads import Detections, Target
@@ -103,9 +104,7 @@ def save_adapter(reader: Reader, card: dict, out: Path) -> dict:
     save_file({k: v.contiguous() for k, v in reader.state_dict().items()}, partial)
     card = {**card, "weights_sha256": _sha256(partial)}
     os.replace(partial, out / WEIGHTS)
-    partial = out / (CARD + ".partial")
-    partial.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, out / CARD)
+    write_atomically(out / CARD, (json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
     return card
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from pathlib import Path
 
 import torch
@@ -16,8 +15,6 @@ from engine.detection.training import OptimisationSettings, fit, predict
 from engine.errors import DatasetError
 from engine.evaluation.coco_map import evaluate
 from engine.ldm.diffusion import load_ldm
-
-logger = logging.getLogger(__name__)
 
 
 def train_adapter(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dict:

@@ -20,7 +20,7 @@ IGNORE = -1  # label of a region that is neither object nor background
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset to train on, its share of every batch, and optionally other boxes than the ones in its file."""
+    """A dataset to train on, and its share of every batch."""
 
     dataset: Dataset
     share: float = 1.0

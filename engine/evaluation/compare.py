@@ -8,7 +8,6 @@ goes on where it was.
 from __future__ import annotations
 
 import json
-import logging
 import multiprocessing
 import os
 import platform
@@ -25,6 +24,7 @@ import torch
 from engine.config import Settings, as_dict, digest
 from engine.curation.decisions import read_decisions
 from engine.data.dataset import Dataset, read_dataset
+from engine.data.files import write_atomically
 from engine.detection.build import build_detector
 from engine.detection.samples import BatchSource
 from engine.detection.training import OptimisationSettings, fit, predict
@@ -35,8 +35,6 @@ from engine.evaluation.matching import image_results
 from engine.evaluation.results import Arm, build_results, write_results
 from engine.evaluation.statistics import paired_difference
 from engine.ldm.diffusion import choose_device
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -145,9 +143,7 @@ def _one_thread(workers: int) -> None:
 def _run_job(job: _Job, test: Dataset, settings: Settings) -> None:
     result = train_one(job.arm, job.seed, test, settings)
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    partial = job.path.with_suffix(".partial")
-    partial.write_text(json.dumps({"digest": job.digest, **result}), encoding="utf-8")
-    os.replace(partial, job.path)
+    write_atomically(job.path, json.dumps({"digest": job.digest, **result}).encode())
 
 
 def _read_job(job: _Job) -> dict | None:

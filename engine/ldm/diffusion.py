@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,6 @@ from transformers.utils import logging as transformers_logging
 
 from engine.errors import ModelError
 from engine.ldm.taps import Tap, capture, measure_taps
-
-logger = logging.getLogger(__name__)
 
 _PARTS = ("unet", "vae", "text_encoder")
 # The only classes that a model folder may name: nothing of a folder's own choosing is imported.

@@ -52,7 +52,7 @@ def test_an_ignore_region_takes_its_places_out_of_the_loss(kind):
     assert nothing > 0
 
 
-def test_a_detector_learns_four_scenes_by_heart():
+def test_a_detector_learns_two_pictures_by_heart():
     """The whole of backbone, pyramid, head, loss and decoding: boxes come back where they were put."""
     detector = build("fcos").train()
     pixels = torch.zeros(2, 3, SIZE, SIZE)
