@@ -21,11 +21,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from engine.adapter.adapter import LdmBackbone, build_reader, detector_of, frame_of
-from engine.config import AdapterSettings, load_settings
+from engine.adapter.adapter import LdmBackbone, build_adapter, build_reader, frame_of
+from engine.config import AdapterSettings, DetrSettings, load_settings
 from engine.data.dataset import read_dataset
 from engine.data.world import write_world
 from engine.detection.detector import ConvBackbone, Detector, LatentStem, Reader
+from engine.detection.heads import HeadSettings
 from engine.detection.samples import BatchSource, Source
 from engine.detection.training import OptimisationSettings, fit, predict
 from engine.evaluation.coco_map import evaluate
@@ -78,60 +79,48 @@ def main() -> None:
 def train_and_score(kind: str, ldm: str, train, test, settings, seed: int):
     """Train one kind with one seed; returns (Metrics on `test`, trained parameters)."""
     options = dataclasses.replace(settings.adapter, seed=seed)
-    model = load_ldm(ldm, device="cpu")
-    frame = frame_of(model, settings.ldm.resolution)
+    model = load_ldm(ldm, device="cpu", taps=options.taps)
+    frame, classes = frame_of(model, settings.ldm.resolution), len(train.categories)
+    timestep = 1 if options.timestep is None else options.timestep
     torch.manual_seed(seed)
     if kind == "adapter":
-        module = build_reader(options, len(train.categories), model)
-        backbone = LdmBackbone(model, options.timestep, seed)
-        loss_of, detect = detector_of(module, backbone)
+        module = build_adapter(build_reader(options, settings.detr, classes, model), model, timestep, seed)
     elif kind == "stem":
-        backbone = module = StemOnly(model, options, len(train.categories), seed)
-        loss_of, detect = module.loss, module.detect
+        module = stem_only(model, options, settings.detr, timestep, classes, seed)
     else:
-        wanted = count(build_reader(options, len(train.categories), model))
-        module = next(d for w in range(32, 512, 16) if count(d := scratch(w, options, len(train.categories))) >= wanted)
-        backbone = module
-        loss_of, detect = module.loss, module.detect
-    fit(
-        list(module.parameters()),
-        loss_of,
-        BatchSource([Source(train)], frame, options.batch_size, seed),
-        OptimisationSettings.of(options),
-        f"{kind} {seed}",
-    )
+        wanted = count(build_reader(options, settings.detr, classes, model))
+        sizes = (scratch(width, options, settings.detr, classes) for width in range(32, 512, 16))
+        module = next(detector for detector in sizes if count(detector) >= wanted)
+    batches = BatchSource([Source(train)], frame, options.batch_size, seed)
+    fit(module, batches, OptimisationSettings.of(options), f"{kind} {seed}")
     module.eval()
-    backbone.eval()
-    return evaluate(test, predict(detect, test, frame)), count(module)
+    return evaluate(test, predict(module.detect, test, frame)), count(module)
 
 
-def scratch(width: int, options: AdapterSettings, classes: int) -> Detector:
+def scratch(width: int, options: AdapterSettings, detr: DetrSettings, classes: int) -> Detector:
     """The adapter's reader, without latent stem, on a convolutional backbone of so many channels."""
     conv = ConvBackbone(width)
-    reader = Reader(
-        options.head, classes, conv.channels, conv.strides, options.width, options.convs, options.extra_levels
-    )
-    return Detector(conv, reader)
+    head = HeadSettings(options.head, options.width, options.convs, detr)
+    return Detector(conv, Reader(head, classes, conv.channels, conv.strides, options.extra_levels))
 
 
-class StemOnly(nn.Module):
+def stem_only(model, options: AdapterSettings, detr: DetrSettings, timestep: int, classes: int, seed: int) -> Detector:
     """The adapter's latent stem and head on noisy latents, without the U-Net."""
+    levels, head = len(model.taps), HeadSettings(options.head, options.width, options.convs, detr)
+    stem = NoisyLatents(LdmBackbone(model, timestep, seed=seed), LatentStem(model.latent_channels, head.width, levels))
+    strides = [tap.stride for tap in model.taps]
+    return Detector(stem, Reader(head, classes, [head.width] * levels, strides, options.extra_levels))
 
-    def __init__(self, model, options: AdapterSettings, classes: int, seed: int):
+
+class NoisyLatents(nn.Module):
+    """The noisy latents of a backbone, and nothing else of it, through a stem."""
+
+    def __init__(self, backbone: LdmBackbone, stem: LatentStem):
         super().__init__()
-        width, levels = options.width, len(model.taps)
-        self.backbone = LdmBackbone(model, options.timestep, seed)
-        self.stem = LatentStem(model.unet.config.in_channels, width, levels)
-        strides = [tap.stride for tap in model.taps]
-        self.reader = Reader(
-            options.head, classes, [width] * levels, strides, width, options.convs, options.extra_levels
-        )
+        self.backbone, self.stem = backbone, stem
 
-    def loss(self, pixels, targets):
-        return self.reader.loss(self.stem(self.backbone(pixels)[0]), tuple(pixels.shape[-2:]), targets)
-
-    def detect(self, pixels):
-        return self.reader.detect(self.stem(self.backbone(pixels)[0]), tuple(pixels.shape[-2:]))
+    def forward(self, pixels, texts=None):
+        return self.stem(self.backbone(pixels, texts)[0])
 
 
 def count(module: nn.Module) -> int:

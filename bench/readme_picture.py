@@ -1,6 +1,6 @@
 """The README's picture: generated images with their boxes and scores, evenly over the encode ratios.
 
-    uv run python bench/readme_picture.py demo/generated docs/generated.png
+uv run python bench/readme_picture.py demo/generated docs/generated.png
 """
 
 from __future__ import annotations

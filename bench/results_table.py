@@ -1,6 +1,6 @@
 """Print a comparison's results.json as the tables of the README.
 
-    uv run python bench/results_table.py runs/bccd-comparison/results.json
+uv run python bench/results_table.py runs/bccd-comparison/results.json
 """
 
 from __future__ import annotations

@@ -49,23 +49,54 @@ class AdaptLdmSettings:
     seed: int = _limit(0, 0)
 
 
+HEADS = ("fcos", "retinanet", "fasterrcnn", "maskrcnn", "dino", "rtdetr")  # built in engine/detection/heads
+DETECTRON2 = "detectron2:"  # and behind it a config of detectron2's model zoo, or a yaml file
+
+
 @dataclass(frozen=True)
 class AdapterSettings:
     """The Detection-Adapter: what reads the diffusion model's features."""
 
-    head: str = _limit("fcos", choices=("fcos", "retinanet"))
-    timestep: int = _limit(1, 0, 999, help="noise level of training: the last step of generation must end there")
+    head: str = _limit("fcos", help=f"{', '.join(HEADS)}, or {DETECTRON2}CONFIG")
+    timestep: int | None = _limit(
+        None, 0, 999, help="noise level of training; none: where the sampler of generation ends"
+    )
+    taps: str = _limit("all", choices=("all", "down", "mid", "up"), help="which blocks of the U-Net are read")
+    prompt: str = _limit("none", choices=("none", "caption", "template"), help="words that the model reads in training")
     width: int = _limit(256, 32, help="channels of the pyramid and the head")
-    convs: int = _limit(4, 1, 8, help="convolutions of each head branch")
+    convs: int = _limit(4, 1, 8, help="convolutions of each branch of a dense head")
     extra_levels: int = _limit(1, 0, 2, help="levels added above the coarsest tap by stride-2 convolutions")
     latent_stem: bool = _limit(False, help="also read the last step's noisy latent through a few trained convolutions")
     steps: int = _limit(90_000, 1)
     batch_size: int = _limit(64, 1)
     learning_rate: float = _limit(2e-4, 0.0)
+    schedule: str = _limit("step", choices=("step", "cosine"), help="step: a tenth from drop_at on")
+    drop_at: float = _limit(82.5 / 90, 0.0, 1.0, help="share of the steps after which a step schedule drops")
+    warmup_steps: int = _limit(500, 0, help="linear warm-up; at most a twentieth of the steps")
     weight_decay: float = _limit(1e-4, 0.0)
     clip_norm: float = _limit(0.1, 0.0)
+    ema_decay: float = _limit(0.0, 0.0, 0.99999, help="average of the weights that is measured and saved; 0: none")
     bfloat16: bool = _limit(True, help="train under bfloat16 autocast; weights and predictions stay float32")
+    cache: str = _limit("none", choices=("none", "latents", "features"), help="compute once, keep on disk")
+    cache_views: int = _limit(8, 1, help="augmented views of each image in the cache")
+    save_every: int = _limit(500, 1, help="steps between states that a stopped training goes on from")
+    wanted_precision: float = _limit(0.8, 0.0, 1.0, help="per-class thresholds reach it on validation images")
     seed: int = _limit(0, 0)
+
+
+@dataclass(frozen=True)
+class DetrSettings:
+    """The transformer heads, dino and rtdetr, of adapters and detectors alike; DINO's own sizes are the defaults."""
+
+    queries: int = _limit(900, 1)
+    encoder_layers: int = _limit(6, 1)
+    decoder_layers: int = _limit(6, 1)
+    attention_heads: int = _limit(8, 1)
+    feedforward: int = _limit(2048, 8)
+    sampling_points: int = _limit(4, 1, help="points that deformable attention reads per head and level")
+    denoising_queries: int = _limit(100, 0, help="contrastive denoising pairs; 0: none")
+    label_noise: float = _limit(0.5, 0.0, 1.0)
+    box_noise: float = _limit(1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -83,8 +114,17 @@ class GenerationSettings:
     domain: str = _limit("photo", help="[domain] of the paper's template")
     style: str = _limit("", help="words added behind every prompt")
     negative_prompt: str = ""
-    score_threshold: float = _limit(0.3, 0.0, 1.0, help="boxes below are not labels")
-    ignore_threshold: float = _limit(0.3, 0.0, 1.0, help="boxes from here up to score_threshold become ignore regions")
+    sampler: str = _limit("ddim", choices=("ddim", "euler_trailing", "lcm"), help="the last two: distilled models")
+    label_pass: str = _limit(
+        "last_step", choices=("last_step", "extra"), help="extra: one more forward at the adapter's noise level"
+    )
+    thresholds: str = _limit(
+        "fixed", choices=("fixed", "per_class"), help="per_class: the adapter's own, for its wanted precision"
+    )
+    score_threshold: float = _limit(0.3, 0.0, 1.0, help="fixed: boxes below are not labels")
+    ignore_threshold: float = _limit(0.3, 0.0, 1.0, help="boxes from here up to the threshold become ignore regions")
+    suppress_iou: float = _limit(0.7, 0.0, 1.0, help="of boxes of several classes on one object the best stays; 1: off")
+    min_adapter_map: float = _limit(0.0, 0.0, 1.0, help="refuse an adapter below this AP on held-out real images")
     keep_negatives: bool = _limit(False, help="keep images in which no box was found")
     batch_size: int = _limit(8, 1)
     shard_size: int = _limit(64, 1, help="images per shard: the unit of retry and resume")
@@ -146,6 +186,7 @@ class Settings:
     ldm: LdmSettings = LdmSettings()
     adapt_ldm: AdaptLdmSettings = AdaptLdmSettings()
     adapter: AdapterSettings = AdapterSettings()
+    detr: DetrSettings = DetrSettings()
     generation: GenerationSettings = GenerationSettings()
     review: ReviewSettings = ReviewSettings()
     detector: DetectorSettings = DetectorSettings()
@@ -283,6 +324,9 @@ def _check_ranges(settings: Settings) -> None:
         width = getattr(settings, section).width
         if width % 32:  # the heads normalise their channels in 32 groups
             raise ConfigError(f"{section}.width must be a multiple of 32, not {width}.")
+    head = settings.adapter.head
+    if head not in HEADS and not head.removeprefix(DETECTRON2).strip() or not head.startswith((*HEADS, DETECTRON2)):
+        raise ConfigError(f"adapter.head must be one of {', '.join(HEADS)}, or {DETECTRON2}CONFIG, not {head!r}.")
     if generation.ignore_threshold > generation.score_threshold:
         raise ConfigError(
             f"generation.ignore_threshold ({generation.ignore_threshold}) is above "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,34 +13,41 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from engine.config import AdapterSettings
+from engine.config import AdapterSettings, DetrSettings, Settings, as_dict
 from engine.data.dataset import Category
 from engine.data.files import write_atomically
 from engine.data.pixels import Frame
-from engine.detection.detector import Reader
-from engine.detection.heads import Detections, Target
+from engine.detection.detector import Detector, Reader
+from engine.detection.heads import HeadSettings
+from engine.detection.targets import Detections
 from engine.errors import ModelError
 from engine.ldm.diffusion import LatentDiffusion, draw_noise
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, CARD = "adapter.safetensors", "adapter.json"
 
 
 class LdmBackbone(nn.Module):
-    """The frozen diffusion model as a backbone: real images -> noisy latents and taps at one noise level, no words."""
+    """The frozen diffusion model as a backbone: real images -> noisy latents and taps at one noise level.
 
-    def __init__(self, ldm: LatentDiffusion, timestep: int, seed: int = 0):
+    Args:
+        with_latents: whether the noisy latents come before the levels, for a reader with a stem.
+    """
+
+    def __init__(self, ldm: LatentDiffusion, timestep: int, with_latents: bool = True, seed: int = 0):
         super().__init__()
         self.ldm, self.timestep = ldm, timestep  # LatentDiffusion is no Module: its weights are not ours to train
+        self.with_latents = with_latents
         self.generator = torch.Generator().manual_seed(seed)
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
+    def forward(self, pixels: Tensor, texts: Sequence[str] | None = None) -> list[Tensor]:
         latents = self.ldm.encode_images(pixels)
         if self.training:
             noise = torch.randn(latents.shape, generator=self.generator)
         else:  # the same noise for every image, so that a prediction depends on its image alone
             noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(0)]).expand_as(latents)
-        return self.ldm.features(latents, self.timestep, noise)
+        features = self.ldm.features(latents, self.timestep, noise, texts)
+        return features if self.with_latents else features[1:]
 
 
 @dataclass
@@ -59,20 +67,18 @@ class Adapter:
 
     def detect(self, features: list[Tensor], image_size: tuple[int, int]) -> list[Detections]:
         """Boxes in pixels of `image_size` (height, width) from the features of a sampler's last step."""
-        return self.reader.detect(_read_by(self.reader, features), image_size)
+        return self.reader.detect(features if self.reader.stem is not None else features[1:], image_size)
 
 
-def build_reader(settings: AdapterSettings, num_classes: int, ldm: LatentDiffusion) -> Reader:
+def build_reader(settings: AdapterSettings, detr: DetrSettings, num_classes: int, ldm: LatentDiffusion) -> Reader:
     """An untrained reader that fits the model's taps."""
     return Reader(
-        settings.head,
+        HeadSettings(settings.head, settings.width, settings.convs, detr),
         num_classes,
         [tap.channels for tap in ldm.taps],
         [tap.stride for tap in ldm.taps],
-        settings.width,
-        settings.convs,
         settings.extra_levels,
-        ldm.unet.config.in_channels if settings.latent_stem else 0,
+        ldm.latent_channels if settings.latent_stem else 0,
     )
 
 
@@ -81,18 +87,23 @@ def frame_of(ldm: LatentDiffusion, resolution: int) -> Frame:
     return Frame(resolution, ldm.alignment)
 
 
-def describe(
-    ldm: LatentDiffusion, settings: AdapterSettings, categories: tuple[Category, ...], resolution: int
-) -> dict:
+def build_adapter(reader: Reader, ldm: LatentDiffusion, timestep: int, seed: int = 0) -> Detector:
+    """The reader on the frozen model, as a detector of real images: what is trained and measured."""
+    return Detector(LdmBackbone(ldm, timestep, reader.stem is not None, seed), reader)
+
+
+def describe(ldm: LatentDiffusion, settings: Settings, timestep: int, categories: tuple[Category, ...]) -> dict:
     """The part of the card that must fit at loading."""
+    head = {k: getattr(settings.adapter, k) for k in ("head", "width", "convs", "extra_levels", "latent_stem")}
     return {
         "format": FORMAT,
         "ldm": ldm.identity.as_dict(),
         "taps": [[tap.stride, tap.channels, list(tap.blocks)] for tap in ldm.taps],
-        "timestep": settings.timestep,
-        "prompt_mode": "none",
-        "resolution": resolution,
-        "head": {k: getattr(settings, k) for k in ("head", "width", "convs", "extra_levels", "latent_stem")},
+        "timestep": timestep,
+        "prompt_mode": settings.adapter.prompt,
+        "resolution": settings.ldm.resolution,
+        "head": {**head, "taps": ldm.tapped},
+        "detr": as_dict(settings.detr),
         "classes": [{"id": c.id, "name": c.name} for c in categories],
     }
 
@@ -123,7 +134,7 @@ def read_card(folder: Path) -> dict:
             raise ModelError(
                 f"{path} has format {card['format']}, this engine reads {FORMAT}. Train the adapter again."
             )
-        for key in ("ldm", "taps", "timestep", "resolution", "head", "classes", "weights_sha256"):
+        for key in ("ldm", "taps", "timestep", "resolution", "head", "detr", "classes", "weights_sha256"):
             card[key]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise (
@@ -155,8 +166,7 @@ def load_adapter(folder: Path, ldm: LatentDiffusion) -> Adapter:
         raise ModelError(
             f"{folder / WEIGHTS} is not the file that {CARD} describes (sha256 differs). Restore or retrain it."
         )
-    settings = AdapterSettings(timestep=card["timestep"], **card["head"])
-    reader = build_reader(settings, len(card["classes"]), ldm)
+    reader = build_reader(AdapterSettings(**card["head"]), DetrSettings(**card["detr"]), len(card["classes"]), ldm)
     try:
         tensors = load_file(folder / WEIGHTS)
         reader.load_state_dict(tensors)
@@ -166,23 +176,6 @@ def load_adapter(folder: Path, ldm: LatentDiffusion) -> Adapter:
     if bad:
         raise ModelError(f"{folder / WEIGHTS} holds weights that are not finite ({bad[0]}). Train the adapter again.")
     return Adapter(reader.to(ldm.device).eval().requires_grad_(False), card)
-
-
-def detector_of(adapter_reader: Reader, backbone: LdmBackbone):
-    """(loss_of, detect) for the training loop and for prediction on real images."""
-
-    def loss_of(pixels: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        return adapter_reader.loss(_read_by(adapter_reader, backbone(pixels)), tuple(pixels.shape[-2:]), targets)
-
-    def detect(pixels: Tensor) -> list[Detections]:
-        return adapter_reader.detect(_read_by(adapter_reader, backbone(pixels)), tuple(pixels.shape[-2:]))
-
-    return loss_of, detect
-
-
-def _read_by(reader: Reader, features: list[Tensor]) -> list[Tensor]:
-    """The last step's noisy latents and the taps, or the taps alone where the reader has no stem for latents."""
-    return features if reader.stem is not None else features[1:]
 
 
 def _sha256(path: Path) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from engine.adapter.adapter import LdmBackbone, build_reader, describe, detector_of, frame_of, save_adapter
+from engine.adapter.adapter import build_adapter, build_reader, describe, frame_of, save_adapter
 from engine.config import Settings, as_dict
-from engine.data.dataset import read_dataset, splits_of
+from engine.data.dataset import Dataset, ImageRecord, read_dataset, splits_of
 from engine.detection.samples import BatchSource, Source
 from engine.detection.training import OptimisationSettings, fit, predict
 from engine.errors import DatasetError
 from engine.evaluation.coco_map import evaluate
+from engine.generation.prompts import prompt_of
 from engine.ldm.diffusion import load_ldm
 
 
@@ -30,23 +32,16 @@ def train_adapter(data: Path, ldm: str | Path, out: Path, settings: Settings) ->
         raise DatasetError(f"{data / 'train.json'} holds no box to learn from. Label some images first.")
     if val is not None and val.categories != train.categories:
         raise DatasetError(f"{data}: val.json and train.json list different categories. Import the dataset again.")
-    model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device)
+    model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device, options.taps)
     frame = frame_of(model, settings.ldm.resolution)
+    timestep = options.timestep if options.timestep is not None else 1
     torch.manual_seed(options.seed)
-    reader = build_reader(options, len(train.categories), model).to(model.device)
-    backbone = LdmBackbone(model, options.timestep, options.seed)
-    loss_of, detect = detector_of(reader, backbone)
-    record = fit(
-        list(reader.parameters()),
-        loss_of,
-        BatchSource([Source(train)], frame, options.batch_size, options.seed),
-        OptimisationSettings.of(options),
-        "adapter",
-        model.device,
-    )
-    reader.eval()
-    backbone.eval()
-    card = describe(model, options, train.categories, settings.ldm.resolution)
+    reader = build_reader(options, settings.detr, len(train.categories), model).to(model.device)
+    adapter = build_adapter(reader, model, timestep, options.seed)
+    batches = BatchSource([Source(train)], frame, options.batch_size, options.seed, text_of(train, settings))
+    record = fit(adapter, batches, OptimisationSettings.of(options), "adapter", model.device)
+    adapter.eval()
+    card = describe(model, settings, timestep, train.categories)
     card["training"] = {
         "data_sha256": train.digest(),
         "images": len(train.images),
@@ -55,6 +50,14 @@ def train_adapter(data: Path, ldm: str | Path, out: Path, settings: Settings) ->
         "curve": record.curve,
     }
     if val is not None:
-        metrics = evaluate(val, predict(detect, val, frame, device=model.device))
-        card["validation"] = {"images": len(val.images), **dataclasses.asdict(metrics)}
+        results = predict(adapter.detect, val, frame, device=model.device, text_of=text_of(val, settings))
+        card["validation"] = {"images": len(val.images), **dataclasses.asdict(evaluate(val, results))}
     return save_adapter(reader, card, out)
+
+
+def text_of(dataset: Dataset, settings: Settings) -> Callable[[ImageRecord], str]:
+    """The words that the diffusion model reads with an image, by `adapter.prompt`."""
+    if settings.adapter.prompt == "none":
+        return lambda record: ""
+    generation = dataclasses.replace(settings.generation, prompt=settings.adapter.prompt)
+    return lambda record: prompt_of(dataset, record, generation)

@@ -81,9 +81,7 @@ def split_folders(base: Path, split: str | None) -> list[Path]:
     return sorted(d for d in base.iterdir() if d.is_dir() and split_word(d.name) == split)
 
 
-def find_picture(
-    name: object, roots: Iterable[Path], containment: Containment
-) -> tuple[Path | None, str, str | None]:
+def find_picture(name: object, roots: Iterable[Path], containment: Containment) -> tuple[Path | None, str, str | None]:
     """Look for a picture below `roots`, in order; nothing outside the containment's root is opened.
 
     Names that were written on Windows are taken with '/' for the backslash.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,16 +13,18 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from engine.config import DetectorSettings
 from engine.data.pixels import Frame
 from engine.detection.detector import ConvBackbone, Detector, Reader
-from engine.detection.heads import Detections, Target
+from engine.detection.heads import HeadSettings
+from engine.detection.targets import Detections, Target
 
 
 @dataclass(frozen=True)
 class BuiltDetector:
-    """A detector ready for `fit` and `predict`: its parameters, losses, predictions, and how it sees images."""
+    """A detector ready for `fit` and `predict`, and how it sees images.
+
+    `module(pixels, targets, texts)` gives named losses, `module.detect(pixels, texts)` gives detections.
+    """
 
     module: nn.Module
-    loss_of: Callable[[Tensor, list[Target]], dict[str, Tensor]]
-    detect: Callable[[Tensor], list[Detections]]
     frame: Frame
 
 
@@ -34,26 +36,33 @@ def build_detector(settings: DetectorSettings, num_classes: int) -> BuiltDetecto
 def _small(settings: DetectorSettings, num_classes: int) -> BuiltDetector:
     """The adapter's own reader on a small convolutional backbone: trains on a CPU in a minute."""
     backbone = ConvBackbone(settings.width // 16 * 8)
-    reader = Reader("fcos", num_classes, backbone.channels, backbone.strides, settings.width, settings.convs)
-    detector = Detector(backbone, reader)
-    return BuiltDetector(detector, detector.loss, detector.detect, Frame(settings.resolution, backbone.strides[-1]))
+    head = HeadSettings("fcos", settings.width, settings.convs)
+    reader = Reader(head, num_classes, backbone.channels, backbone.strides)
+    return BuiltDetector(Detector(backbone, reader), Frame(settings.resolution, backbone.strides[-1]))
 
 
 def _faster_rcnn(settings: DetectorSettings, num_classes: int) -> BuiltDetector:
-    """torchvision's Faster R-CNN R50-FPN. It has no ignore label: ignore regions count as background here."""
-    weights = FasterRCNN_ResNet50_FPN_Weights.COCO_V1 if settings.pretrained else None
-    side = settings.resolution
-    model = fasterrcnn_resnet50_fpn(weights=weights, weights_backbone=None, min_size=side, max_size=2 * side)
-    features = model.roi_heads.box_predictor.cls_score.in_features
-    model.roi_heads.box_predictor = FastRCNNPredictor(features, num_classes + 1)
+    return BuiltDetector(FasterRcnn(settings, num_classes), Frame(settings.resolution, 32))
 
-    def loss_of(pixels: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+
+class FasterRcnn(nn.Module):
+    """torchvision's Faster R-CNN R50-FPN. It has no ignore label: ignore regions count as background here."""
+
+    def __init__(self, settings: DetectorSettings, num_classes: int):
+        super().__init__()
+        weights = FasterRCNN_ResNet50_FPN_Weights.COCO_V1 if settings.pretrained else None
+        side = settings.resolution
+        self.model = fasterrcnn_resnet50_fpn(weights=weights, weights_backbone=None, min_size=side, max_size=2 * side)
+        features = self.model.roi_heads.box_predictor.cls_score.in_features
+        self.model.roi_heads.box_predictor = FastRCNNPredictor(features, num_classes + 1)
+
+    def forward(
+        self, pixels: Tensor, targets: Sequence[Target], texts: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
         truths = [{"boxes": t.boxes_xyxy, "labels": t.labels + 1} for t in targets]  # 0 is its background
-        return model(list((pixels + 1) / 2), truths)
+        return self.model(list((pixels + 1) / 2), truths)
 
     @torch.no_grad()
-    def detect(pixels: Tensor) -> list[Detections]:
-        found = model(list((pixels + 1) / 2))
+    def detect(self, pixels: Tensor, texts: Sequence[str] | None = None) -> list[Detections]:
+        found = self.model(list((pixels + 1) / 2))
         return [Detections(f["boxes"], f["labels"] - 1, f["scores"]) for f in found]
-
-    return BuiltDetector(model, loss_of, detect, Frame(side, 32))

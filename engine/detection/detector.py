@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from engine.detection.heads import DenseHead, Detections, Target
+from engine.detection.heads import HeadSettings, build_head
+from engine.detection.targets import Detections, Target
 
 
 class Reader(nn.Module):
     """Pyramid and head: reads a backbone's levels. This is all that an adapter's checkpoint holds.
 
     Args:
+        head: kind and sizes of the head; its width is that of every level behind the neck.
         channels, strides: of the backbone's levels, finest first.
         extra_levels: levels added above the coarsest by stride-2 convolutions.
         latent_channels: above 0, the levels come behind latents of so many channels, which a `LatentStem` reads.
@@ -23,17 +25,15 @@ class Reader(nn.Module):
 
     def __init__(
         self,
-        kind: str,
+        head: HeadSettings,
         num_classes: int,
         channels: Sequence[int],
         strides: Sequence[int],
-        width: int,
-        convs: int,
         extra_levels: int = 0,
         latent_channels: int = 0,
     ):
         super().__init__()
-        channels, strides = list(channels), list(strides)
+        channels, strides, width = list(channels), list(strides), head.width
         self.stem = LatentStem(latent_channels, width, len(channels)) if latent_channels else None
         if self.stem is not None:
             channels = [c + width for c in channels]
@@ -44,8 +44,9 @@ class Reader(nn.Module):
             strides.append(strides[-1] * 2)
         # Channels of different blocks differ in scale by orders of magnitude: each gets its own before the 1x1 mapping.
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
-        self.pyramid = FeaturePyramidNetwork(channels, width, norm_layer=lambda c: nn.GroupNorm(16, c))
-        self.head = DenseHead(kind, num_classes, width, strides, convs)
+        necks = {"pyramid": _pyramid, "projection": Projection}
+        self.neck = necks[head.neck](channels, width)
+        self.head = build_head(head, num_classes, strides)
 
     def loss(
         self, levels: Sequence[Tensor], image_size: tuple[int, int], targets: Sequence[Target]
@@ -66,7 +67,22 @@ class Reader(nn.Module):
         for conv in self.extra:
             levels.append(conv(levels[-1]))
         normed = OrderedDict((str(i), norm(x)) for i, (norm, x) in enumerate(zip(self.norms, levels, strict=True)))
-        return list(self.pyramid(normed).values())
+        return list(self.neck(normed).values())
+
+
+def _pyramid(channels: Sequence[int], width: int) -> FeaturePyramidNetwork:
+    return FeaturePyramidNetwork(list(channels), width, norm_layer=lambda c: nn.GroupNorm(16, c))
+
+
+class Projection(nn.Module):
+    """One 1x1 convolution and group normalisation a level, as DINO maps its backbone's levels."""
+
+    def __init__(self, channels: Sequence[int], width: int):
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(32, width)) for c in channels)
+
+    def forward(self, levels: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
+        return OrderedDict((name, m(level)) for m, (name, level) in zip(self.maps, levels.items(), strict=True))
 
 
 class LatentStem(nn.Module):
@@ -94,18 +110,23 @@ class LatentStem(nn.Module):
 
 
 class Detector(nn.Module):
-    """A backbone (images (B, 3, H, W) in [-1, 1] -> levels, finest first) and the reader of its levels."""
+    """A backbone and the reader of its levels. The backbone maps images (B, 3, H, W) in [-1, 1], and the words that go
+    with them for one that reads words, to levels, finest first."""
 
     def __init__(self, backbone: nn.Module, reader: Reader):
         super().__init__()
         self.backbone, self.reader = backbone, reader
 
-    def loss(self, pixels: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        return self.reader.loss(self.backbone(pixels), tuple(pixels.shape[-2:]), targets)
+    def forward(
+        self, pixels: Tensor, targets: Sequence[Target], texts: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Named losses."""
+        return self.reader.loss(self.backbone(pixels, texts), tuple(pixels.shape[-2:]), targets)
 
     @torch.no_grad()
-    def detect(self, pixels: Tensor) -> list[Detections]:
-        return self.reader.detect(self.backbone(pixels), tuple(pixels.shape[-2:]))
+    def detect(self, pixels: Tensor, texts: Sequence[str] | None = None) -> list[Detections]:
+        """Boxes in pixels of the input, for each image."""
+        return self.reader.detect(self.backbone(pixels, texts), tuple(pixels.shape[-2:]))
 
 
 class ConvBackbone(nn.Module):
@@ -124,7 +145,8 @@ class ConvBackbone(nn.Module):
             self.stages.append(nn.Sequential(_Residual(before, after, 2), _Residual(after, after, 1)))
             before = after
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
+    def forward(self, pixels: Tensor, texts: Sequence[str] | None = None) -> list[Tensor]:
+        """(B, 3, H, W) -> three levels; texts are not read."""
         x, levels = self.stem(pixels), []
         for stage in self.stages:
             x = stage(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from engine.data.dataset import Annotation, Dataset
+from engine.data.dataset import Annotation, Dataset, ImageRecord
 from engine.data.pixels import Frame, read_pixels, to_model
-from engine.detection.heads import Target
+from engine.detection.targets import Target
 
 IGNORE = -1  # label of a region that is neither object nor background
 
@@ -26,15 +26,37 @@ class Source:
     share: float = 1.0
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Images (B, 3, H, W) float32 in [-1, 1], their targets, the images' ids, and words for a backbone that reads
+    words (empty without)."""
+
+    pixels: Tensor
+    targets: list[Target]
+    image_ids: list[int]
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A stored image uint8 (3, H, W), its boxes (N, 4) XYXY, labels (N,) with IGNORE for ignore regions, and words."""
+
+    image: Tensor
+    boxes_xyxy: Tensor
+    labels: Tensor
+    image_id: int
+    text: str
+
+
 class SampleBank:
     """A dataset's images, decoded once at the working size and kept in memory as uint8, and their boxes.
 
     Images of one working size form a bucket, because a batch has one shape.
     """
 
-    def __init__(self, dataset: Dataset, frame: Frame):
+    def __init__(self, dataset: Dataset, frame: Frame, text_of: Callable[[ImageRecord], str] | None = None):
         self.labels = {category.id: i for i, category in enumerate(dataset.categories)}
-        self.buckets: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self.buckets: dict[tuple[int, int], list[Sample]] = {}
         for record in dataset.images:
             size = frame.size_of(record.width, record.height)
             image = read_pixels(dataset, record, size)
@@ -42,12 +64,12 @@ class SampleBank:
             annotations = dataset.annotations_of(record.id)
             boxes = torch.tensor([scaled_xyxy(a, scale) for a in annotations], dtype=torch.float32).reshape(-1, 4)
             labels = [IGNORE if a.iscrowd else self.labels[a.category_id] for a in annotations]
-            self.buckets.setdefault(size, []).append((image, boxes, torch.tensor(labels, dtype=torch.int64)))
+            text = text_of(record) if text_of else ""
+            sample = Sample(image, boxes, torch.tensor(labels, dtype=torch.int64), record.id, text)
+            self.buckets.setdefault(size, []).append(sample)
 
-    def draw(
-        self, count: int, size: tuple[int, int], generator: torch.Generator
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """`count` samples (image uint8 (3, H, W), boxes XYXY (N, 4), labels (N,)) of one size, with replacement."""
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> list[Sample]:
+        """`count` samples of one size, with replacement."""
         bucket = self.buckets[size]
         return [bucket[i] for i in torch.randint(len(bucket), (count,), generator=generator).tolist()]
 
@@ -63,18 +85,26 @@ class BatchSource:
 
     Args:
         sources: datasets with equal categories; their shares are normalised to one batch.
+        text_of: the words of an image, for a backbone that reads words.
     """
 
-    def __init__(self, sources: Sequence[Source], frame: Frame, batch_size: int, seed: int):
-        self.banks = [SampleBank(source.dataset, frame) for source in sources]
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        frame: Frame,
+        batch_size: int,
+        seed: int,
+        text_of: Callable[[ImageRecord], str] | None = None,
+    ):
+        self.banks = [SampleBank(source.dataset, frame, text_of) for source in sources]
         self.shares = [source.share for source in sources]
         self.batch_size, self.seed = batch_size, seed
         self.counts: dict[tuple[int, int], int] = {}
         for size, bucket in self.banks[0].buckets.items():
             self.counts[size] = len(bucket)
 
-    def batch(self, step: int) -> tuple[Tensor, list[Target]]:
-        """Images (B, 3, H, W) float32 in [-1, 1] and their targets."""
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.seed * 1_000_003 + step) % 2**63)
             generator = torch.Generator().manual_seed(self.seed * 7_368_787 + step)
@@ -84,8 +114,9 @@ class BatchSource:
             chosen = []
             for bank, count in zip(self.banks, self._counts(step, size), strict=True):
                 chosen += bank.draw(count, size, generator) if count else []
-            pairs = [_augment(*sample) for sample in chosen]
-        return to_model(torch.stack([image for image, _ in pairs])), [target for _, target in pairs]
+            pairs = [_augment(sample) for sample in chosen]
+        pixels = to_model(torch.stack([image for image, _ in pairs]))
+        return Batch(pixels, [target for _, target in pairs], [s.image_id for s in chosen], [s.text for s in chosen])
 
     def _counts(self, step: int, size: tuple[int, int]) -> list[int]:
         """How many samples each bank gives to this batch: shares to the nearest sample, exact on average."""
@@ -98,9 +129,9 @@ class BatchSource:
         return np.diff(ticks).astype(int).tolist()
 
 
-def _augment(image: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Target]:
+def _augment(sample: Sample) -> tuple[Tensor, Target]:
     """Flip, crop and zoom, and change of colour; boxes follow, slivers under 2 px go."""
-    height, width = image.shape[-2:]
+    height, width = sample.image.shape[-2:]
     transform = v2.Compose(
         [
             v2.RandomHorizontalFlip(0.5),
@@ -109,8 +140,8 @@ def _augment(image: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Targ
             v2.SanitizeBoundingBoxes(min_size=2.0),
         ]
     )
-    boxed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
-    out = transform({"image": tv_tensors.Image(image), "boxes": boxed, "labels": labels})
+    boxed = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=(height, width))
+    out = transform({"image": tv_tensors.Image(sample.image), "boxes": boxed, "labels": sample.labels})
     boxes, labels = out["boxes"].as_subclass(Tensor), out["labels"]
     ignore = labels == IGNORE
     return out["image"].as_subclass(Tensor), Target(boxes[~ignore], labels[~ignore], boxes[ignore])

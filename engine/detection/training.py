@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from engine.config import AdapterSettings, DetectorSettings
-from engine.data.dataset import Dataset
+from engine.data.dataset import Dataset, ImageRecord
 from engine.data.pixels import Frame, read_pixels, to_model
-from engine.detection.heads import Detections, Target
 from engine.detection.samples import BatchSource
+from engine.detection.targets import Detections
 from engine.errors import RunFailed
 
 
@@ -44,19 +44,18 @@ class TrainingRecord:
 
 
 def fit(
-    parameters: Sequence[nn.Parameter],
-    loss_of: Callable[[Tensor, list[Target]], dict[str, Tensor]],
+    model: nn.Module,
     batches: BatchSource,
     settings: OptimisationSettings,
     name: str,
     device: torch.device | None = None,
 ) -> TrainingRecord:
-    """Minimise the sum of the losses that `loss_of(pixels, targets)` names.
+    """Minimise the sum of the losses that `model(pixels, targets, texts)` names.
 
     Raises:
         RunFailed: the loss is not finite; names the step.
     """
-    parameters = [p for p in parameters if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     warmup = min(500, max(1, settings.steps // 20))
     drop = int(settings.steps * 0.9)
@@ -65,11 +64,12 @@ def fit(
         rate = settings.learning_rate * min(1.0, (step + 1) / warmup) * (0.1 if step >= drop else 1.0)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        pixels, targets = batches.batch(step)
+        batch = batches.batch(step)
+        pixels, targets = batch.pixels, batch.targets
         if device is not None and device.type != "cpu":
-            pixels, targets = pixels.to(device), [_move(t, device) for t in targets]
+            pixels, targets = pixels.to(device), [t.to(device) for t in targets]
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=settings.bfloat16):
-            loss = sum(loss_of(pixels, targets).values())
+            loss = sum(model(pixels, targets, batch.texts).values())
         if not torch.isfinite(loss):
             raise RunFailed(
                 f"{name}: the loss is {loss.item()} at step {step}. Lower the learning rate "
@@ -88,16 +88,17 @@ def fit(
 
 @torch.no_grad()
 def predict(
-    detect: Callable[[Tensor], list[Detections]],
+    detect: Callable[[Tensor, list[str]], list[Detections]],
     dataset: Dataset,
     frame: Frame,
     batch_size: int = 32,
     device: torch.device | None = None,
+    text_of: Callable[[ImageRecord], str] | None = None,
 ) -> list[dict]:
     """COCO result dicts (image_id, category_id, bbox XYWH in pixels of the stored image, score) for a dataset.
 
     Args:
-        detect: images (B, 3, H, W) in [-1, 1] -> detections in pixels of that size.
+        detect: images (B, 3, H, W) in [-1, 1] and their words -> detections in pixels of that size.
     """
     category_ids = [category.id for category in dataset.categories]
     by_size: dict[tuple[int, int], list] = {}
@@ -108,7 +109,8 @@ def predict(
         for start in range(0, len(records), batch_size):
             chunk = records[start : start + batch_size]
             pixels = to_model(torch.stack([read_pixels(dataset, record, size) for record in chunk]))
-            found = detect(pixels if device is None else pixels.to(device))
+            texts = [text_of(record) if text_of else "" for record in chunk]
+            found = detect(pixels if device is None else pixels.to(device), texts)
             for record, detections in zip(chunk, found, strict=True):
                 results += _as_results(record, size, detections, category_ids)
     return results
@@ -129,7 +131,3 @@ def _as_results(record, size: tuple[int, int], detections: Detections, category_
         {"image_id": record.id, "category_id": category_ids[label], "bbox": box, "score": score}
         for box, label, score in rows
     ]
-
-
-def _move(target: Target, device: torch.device) -> Target:
-    return Target(target.boxes_xyxy.to(device), target.labels.to(device), target.ignore_xyxy.to(device))

@@ -85,15 +85,14 @@ def train_one(arm: ArmPlan, seed: int, test: Dataset, settings: Settings) -> dic
     built = build_detector(options, len(test.categories))
     built.module.to(device).train()
     record = fit(
-        list(built.module.parameters()),
-        built.loss_of,
+        built.module,
         BatchSource(arm.sources, built.frame, options.batch_size, seed),
         OptimisationSettings.of(options, arm.steps_factor),
         f"{arm.name} seed {seed}",
         device,
     )
     built.module.eval()
-    detections = predict(built.detect, test, built.frame, device=device)
+    detections = predict(built.module.detect, test, built.frame, device=device)
     return {"detections": detections, "curve": record.curve, "seconds": record.seconds}
 
 

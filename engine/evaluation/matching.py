@@ -119,8 +119,12 @@ def _gather(per_image: Iterator[dict | None], images: int, ious: int) -> ClassMa
         ignored.append(np.asarray(result["dtIgnore"], dtype=bool))
     order = np.argsort(-np.concatenate(scores), kind="stable")  # ties stay in image order, as in pycocotools
     return ClassMatches(
-        np.concatenate(scores)[order], np.concatenate(image)[order], np.concatenate(ids)[order],
-        np.concatenate(hit, axis=1)[:, order], np.concatenate(ignored, axis=1)[:, order], objects,
+        np.concatenate(scores)[order],
+        np.concatenate(image)[order],
+        np.concatenate(ids)[order],
+        np.concatenate(hit, axis=1)[:, order],
+        np.concatenate(ignored, axis=1)[:, order],
+        objects,
     )
 
 

@@ -36,7 +36,9 @@ def check_detections(dataset: Dataset, detections: Sequence[Mapping]) -> None:
         more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise DatasetError(
             f"{len(bad)} of {len(detections)} detections cannot be scored on split '{dataset.split}' of "
-            f"{dataset.folder}, so no score is given:\n  " + "\n  ".join(bad[:10]) + more
+            f"{dataset.folder}, so no score is given:\n  "
+            + "\n  ".join(bad[:10])
+            + more
             + "\nA detection is {image_id, category_id, bbox: [x, y, width, height] in pixels, score: 0 to 1}."
         )
 
@@ -74,17 +76,30 @@ def run_coco(dataset: Dataset, detections: Sequence[Mapping], ious: Sequence[flo
     """
     check_detections(dataset, detections)
     truth = [
-        {"id": index, "image_id": a.image_id, "category_id": a.category_id, "bbox": list(a.bbox_xywh),
-         "area": a.area, "iscrowd": a.iscrowd}
+        {
+            "id": index,
+            "image_id": a.image_id,
+            "category_id": a.category_id,
+            "bbox": list(a.bbox_xywh),
+            "area": a.area,
+            "iscrowd": a.iscrowd,
+        }
         for index, a in enumerate(dataset.annotations, start=1)
     ]
     found = []
     for index, detection in enumerate(detections, start=1):
         box = [float(value) for value in detection["bbox"]]
-        found.append({
-            "id": index, "image_id": int(detection["image_id"]), "category_id": int(detection["category_id"]),
-            "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "score": float(detection["score"]),
-        })
+        found.append(
+            {
+                "id": index,
+                "image_id": int(detection["image_id"]),
+                "category_id": int(detection["category_id"]),
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+                "score": float(detection["score"]),
+            }
+        )
     with contextlib.redirect_stdout(io.StringIO()):
         run = COCOeval(_coco(dataset, truth), _coco(dataset, found), "bbox")
         if ious is not None:

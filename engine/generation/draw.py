@@ -113,7 +113,7 @@ def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings) 
             f"The adapter in {adapter} was trained at ldm.resolution={card['resolution']}, generation is set to "
             f"{settings.ldm.resolution}: it would see objects at another size. Use one resolution for both."
         )
-    model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device)
+    model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device, card["head"]["taps"])
     return AdapterDrawer(dataset, model, load_adapter(adapter, model), settings)
 
 

@@ -125,6 +125,7 @@ class DenoisingTrainer:
         )
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.state_path, self.step, self.seconds = state_path, 0, 0.0
+        self.last_caption_loss = 0.0  # unweighted, of the last step that had one
         self.curve: list[tuple[int, float]] = []  # (step, mean denoising loss since the entry before)
         if state_path is not None and state_path.exists():
             self._load_state()
@@ -141,7 +142,7 @@ class DenoisingTrainer:
                 bar.update()
                 if self.step % 100 == 0 or self.step == settings.steps:
                     self.curve.append((self.step, sum(running) / len(running)))
-                    bar.set_postfix(loss=f"{self.curve[-1][1]:.4f}")
+                    bar.set_postfix(loss=f"{self.curve[-1][1]:.4f}", caption=f"{self.last_caption_loss:.4f}")
                     running = []
                 if self.step % settings.save_every == 0:
                     self._save_state()
@@ -166,8 +167,8 @@ class DenoisingTrainer:
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         timesteps = torch.randint(0, count, (len(latents),), generator=generator)
         captioned = self.caption_loss is not None and self.step >= self.caption_loss.start_step
-        if captioned:  # words are read at low noise: squaring a uniform draw puts half of these rows below a quarter
-            timesteps[batch.wordless] = (timesteps[batch.wordless].float() / count).square().mul(count).long()
+        if captioned:  # words are read at low noise: the cube of a uniform draw puts half of these rows below an eighth
+            timesteps[batch.wordless] = (timesteps[batch.wordless].float() / count).pow(3).mul(count).long()
         timesteps = timesteps.to(self.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = noise
@@ -178,7 +179,9 @@ class DenoisingTrainer:
         loss = denoising = (predicted.float() - target).square().mean()
         if captioned and batch.wordless.any():
             levels = [level[batch.wordless] for level in record.grouped()]
-            loss = denoising + self.caption_loss(levels, batch.words[batch.wordless].to(self.device))
+            caption = self.caption_loss(levels, batch.words[batch.wordless].to(self.device))
+            self.last_caption_loss = caption.item() / self.caption_loss.weight
+            loss = denoising + caption
         if not torch.isfinite(loss):
             raise NonFiniteLoss(f"The denoising loss is {loss.item()} at step {self.step}. Lower the learning rate.")
         loss.backward()

@@ -43,7 +43,9 @@ class LdmIdentity:
 class LatentDiffusion:
     """A frozen latent diffusion model on one device. Images are (B, 3, H, W) in [-1, 1]; latents are scaled."""
 
-    def __init__(self, pipeline: StableDiffusionPipeline, identity: LdmIdentity, device: torch.device):
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, identity: LdmIdentity, device: torch.device, which: str = "all"
+    ):
         self.unet = pipeline.unet.to(device).eval().requires_grad_(False)
         self.vae = pipeline.vae.to(device).eval().requires_grad_(False)
         self.text_encoder = pipeline.text_encoder.to(device).eval().requires_grad_(False)
@@ -53,13 +55,19 @@ class LatentDiffusion:
         self.scheduler_config = {**pipeline.scheduler.config, "clip_sample": False}
         self.scheduler = DDIMScheduler.from_config(self.scheduler_config)
         self.latent_stride: int = pipeline.vae_scale_factor
-        self.taps: tuple[Tap, ...] = measure_taps(self.unet.config, self.latent_stride)
+        self.taps: tuple[Tap, ...] = measure_taps(self.unet.config, self.latent_stride, which)
+        self.tapped = which
+        self.latent_channels: int = self.unet.config.in_channels
         self._prompt_cache: dict[str, Tensor] = {}
 
     @property
     def alignment(self) -> int:
         """Image sides must be multiples of so many pixels."""
-        return self.taps[-1].stride
+        return self.latent_stride * 2 ** (len(self.unet.config.down_block_types) - 1)
+
+    def capture(self):
+        """Record the tapped features of the calls made inside; see `engine.ldm.taps.capture`."""
+        return capture(self.unet, self.tapped)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
@@ -110,7 +118,7 @@ class LatentDiffusion:
         timesteps = torch.full((len(latents),), timestep, device=self.device)
         noisy = self.scheduler.add_noise(latents, noise.to(latents), timesteps)
         states = self.encode_prompts(prompts if prompts is not None else [""] * len(latents))
-        with capture(self.unet) as record:
+        with self.capture() as record:
             self.unet(noisy, timesteps, states)
         return [noisy, *record.grouped()]
 
@@ -130,9 +138,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def load_ldm(
-    source: str | Path, revision: str | None = None, dtype: str = "float32", device: str = "auto"
+    source: str | Path,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    taps: str = "all",
 ) -> LatentDiffusion:
     """Load a pipeline from a local folder or a hub id; safetensors only, no code of the model's own.
+
+    Args:
+        taps: which blocks' features are read: all, down, mid or up.
 
     Raises:
         ModelError: missing, not a Stable-Diffusion-type pipeline, no safetensors, broken or non-finite weights,
@@ -145,7 +160,7 @@ def load_ldm(
     for part in _PARTS:
         _check_finite(getattr(pipeline, part), folder / part)
     identity = LdmIdentity(str(source) if revision else folder.name, revision, hash_weights(folder))
-    return LatentDiffusion(pipeline, identity, choose_device(device))
+    return LatentDiffusion(pipeline, identity, choose_device(device), taps)
 
 
 def _open_pipeline(folder: Path, dtype: str) -> StableDiffusionPipeline:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -62,7 +62,22 @@ class PretrainSettings:
     decoder_batch_size: int = 16
     caption_loss_weight: float = 0.2
     caption_loss_from: int = 3_000  # step; before, the model only learns to denoise
+    wordless_share: float = 0.3  # of samples that come without words: what the adapter reads, and the caption loss
+    first_seed: int = FIRST_SEED  # of the scenes
     seed: int = 0
+
+
+# A second training that goes on from a finished model: new scenes, and more weight on knowing what is drawn.
+CONTINUED = PretrainSettings(
+    scenes=80_000,
+    steps=9_000,
+    learning_rate=5e-4,
+    caption_loss_weight=1.0,
+    caption_loss_from=0,
+    wordless_share=0.5,
+    first_seed=FIRST_SEED + 1_000_000,
+    seed=1,
+)
 
 
 def _world_decoder(vae: AutoencoderTiny, images: np.ndarray, settings: PretrainSettings, folder: Path) -> dict:
@@ -100,17 +115,27 @@ def render_many(first_seed: int, count: int) -> tuple[np.ndarray, list[str], lis
     return np.stack(images), captions, prompts
 
 
-def train_ldm(out: Path, settings: PretrainSettings) -> dict:
+def train_ldm(out: Path, settings: PretrainSettings, start: Path | None = None) -> dict:
     """Train and save the pipeline folder `out`; what is already in `out`/training is not trained again.
+
+    Args:
+        start: folder of a model that this function made: its denoiser and text encoder are trained further, its
+            autoencoder is kept. None trains from nothing.
 
     Returns the record behind the model card.
     """
     torch.manual_seed(settings.seed)
     tokenizer = build_tokenizer()
-    text_encoder, unet = build_text_encoder(tokenizer), build_unet()
-    images, captions, prompts = render_many(FIRST_SEED, settings.scenes)
-    vae = build_autoencoder(patches_of(images[:1000]))
-    decoder = _world_decoder(vae, images[:8000], settings, out / "training")
+    images, captions, prompts = render_many(settings.first_seed, settings.scenes)
+    if start is None:
+        text_encoder, unet = build_text_encoder(tokenizer), build_unet()
+        vae = build_autoencoder(patches_of(images[:1000]))
+        before, decoder = None, _world_decoder(vae, images[:8000], settings, out / "training")
+    else:
+        pipeline = StableDiffusionPipeline.from_pretrained(start, local_files_only=True, use_safetensors=True)
+        text_encoder, unet, vae = pipeline.text_encoder.float(), pipeline.unet.float(), pipeline.vae.float()
+        before = json.loads((start / RECORD).read_text(encoding="utf-8"))
+        decoder = before["decoder"]
     latents = encode_images(vae, images)
     tokens = torch.stack([tokenize(tokenizer, texts) for texts in (captions, prompts, [""] * len(captions))])
 
@@ -119,8 +144,10 @@ def train_ldm(out: Path, settings: PretrainSettings) -> dict:
 
     def draw(generator: torch.Generator) -> Batch:
         index = torch.randint(len(latents), (settings.batch_size,), generator=generator)
-        # Half full captions, a fifth the paper's template; the rest without words, as the adapter reads.
-        kind = torch.multinomial(torch.tensor([0.5, 0.2, 0.3]), settings.batch_size, True, generator=generator)
+        # Of those with words, five in seven come with their caption, the others with the paper's template.
+        worded = 1 - settings.wordless_share
+        shares = torch.tensor([worded * 5 / 7, worded * 2 / 7, settings.wordless_share])
+        kind = torch.multinomial(shares, settings.batch_size, True, generator=generator)
         return Batch(latents[index].float(), tokens[kind, index], kind == 2, held[index])
 
     channels = [tap.channels for tap in measure_taps(unet.config, PATCH)]
@@ -141,7 +168,8 @@ def train_ldm(out: Path, settings: PretrainSettings) -> dict:
         "settings": dataclasses.asdict(settings),
         "denoiser": {"steps": trainer.step, "seconds": round(trainer.seconds), "curve": trainer.curve},
         "decoder": decoder,
-        "psnr": reconstruction_psnr(vae, render_many(FIRST_SEED + settings.scenes, 256)[0]),
+        "psnr": reconstruction_psnr(vae, render_many(settings.first_seed + settings.scenes, 256)[0]),
+        **({"before": before} if before else {}),
     }
     (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (out / "engine.json").write_text(json.dumps({"settings": RECOMMENDED}, indent=1) + "\n", encoding="utf-8")

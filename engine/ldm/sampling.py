@@ -15,7 +15,6 @@ from torch import Tensor
 
 from engine.errors import ModelError
 from engine.ldm.diffusion import LatentDiffusion, draw_noise
-from engine.ldm.taps import capture
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def sample(
         if not active:
             continue
         last = index == len(timesteps) - 1
-        with capture(ldm.unet) as record, torch.no_grad():
+        with ldm.capture() as record, torch.no_grad():
             predicted = _guided_prediction(ldm, latents[active], t, [requests[i] for i in active])
         if last:
             # The conditional half comes first in the batch (see _guided_prediction).

@@ -38,16 +38,17 @@ class Capture:
         return [torch.cat(sizes[size], dim=1) for size in sorted(sizes, reverse=True)]
 
 
-def tapped_blocks(unet: nn.Module) -> dict[str, nn.Module]:
-    """Every down block, the mid block and every up block, in call order."""
+def tapped_blocks(unet: nn.Module, which: str = "all") -> dict[str, nn.Module]:
+    """Every down block, the mid block and every up block, in call order; or those of `which`: down, mid or up."""
     blocks = {f"down_blocks.{i}": block for i, block in enumerate(unet.down_blocks)}
     if unet.mid_block is not None:
         blocks["mid_block"] = unet.mid_block
-    return blocks | {f"up_blocks.{i}": block for i, block in enumerate(unet.up_blocks)}
+    blocks |= {f"up_blocks.{i}": block for i, block in enumerate(unet.up_blocks)}
+    return {name: block for name, block in blocks.items() if which == "all" or name.startswith(which)}
 
 
 @contextmanager
-def capture(unet: nn.Module) -> Iterator[Capture]:
+def capture(unet: nn.Module, which: str = "all") -> Iterator[Capture]:
     """Record the tapped blocks' outputs of the U-Net calls made inside; later calls overwrite earlier ones."""
     record = Capture()
 
@@ -58,7 +59,7 @@ def capture(unet: nn.Module) -> Iterator[Capture]:
 
         return hook
 
-    handles = [block.register_forward_hook(hook_for(name)) for name, block in tapped_blocks(unet).items()]
+    handles = [block.register_forward_hook(hook_for(name)) for name, block in tapped_blocks(unet, which).items()]
     try:
         yield record
     finally:
@@ -66,12 +67,13 @@ def capture(unet: nn.Module) -> Iterator[Capture]:
             handle.remove()
 
 
-def measure_taps(unet_config: dict, latent_stride: int) -> tuple[Tap, ...]:
+def measure_taps(unet_config: dict, latent_stride: int, which: str = "all") -> tuple[Tap, ...]:
     """Strides and channels of a U-Net's taps, measured by one call on a copy without memory ("meta" device).
 
     Args:
         unet_config: config of a `UNet2DConditionModel`.
         latent_stride: image pixels per latent cell.
+        which: the blocks that are tapped: all, down, mid or up.
     """
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(unet_config)
@@ -79,7 +81,7 @@ def measure_taps(unet_config: dict, latent_stride: int) -> tuple[Tap, ...]:
         width = unet.config.cross_attention_dim
         states = torch.zeros(1, 4, width if isinstance(width, int) else width[0])
         sample = torch.zeros(1, unet.config.in_channels, side, side)
-        with capture(unet) as record, torch.no_grad():
+        with capture(unet, which) as record, torch.no_grad():
             unet(sample, torch.zeros(1), states)
     by_size: dict[int, list[str]] = {}
     for name, output in record.outputs.items():

@@ -66,8 +66,13 @@ def pair_uris(item: GalleryItem, colours: dict[str, str]) -> tuple[str | None, s
         source = data_uri(_sized(load_image(item.source)))
     image = load_image(item.generated)
     picture = draw_boxes(
-        image, item.boxes_xywh, item.labels, item.scores,
-        colours=colours, short_edge=SHORT_EDGE, ignored_xywh=item.ignored_xywh,
+        image,
+        item.boxes_xywh,
+        item.labels,
+        item.scores,
+        colours=colours,
+        short_edge=SHORT_EDGE,
+        ignored_xywh=item.ignored_xywh,
     )
     return source, data_uri(_reduced(picture))
 

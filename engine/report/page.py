@@ -40,12 +40,18 @@ def write_report(
     """
     check_results(results)
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     colours = label_colours(sorted({label for item in gallery for label in item.labels}))
     page = environment.get_template("report.html.j2").render(
-        title=title, commands=list(commands), **_context(results), gallery=_pictures(gallery, colours),
+        title=title,
+        commands=list(commands),
+        **_context(results),
+        gallery=_pictures(gallery, colours),
         gallery_key=colours if any(len(item.labels) > CROWDED for item in gallery) else {},
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -64,10 +70,12 @@ def _context(results: Mapping) -> dict:
         "verdict": _verdict(delta, arms, results),
         "colours": colours,
         "baseline": delta["baseline"],
-        "differences": difference_plot([
-            (name, colours[name], 100 * d["mean"], *(100 * value for value in d["ci95"]))
-            for name, d in ((name, results["deltas"][name]) for name in order if name in results["deltas"])
-        ]),
+        "differences": difference_plot(
+            [
+                (name, colours[name], 100 * d["mean"], *(100 * value for value in d["ci95"]))
+                for name, d in ((name, results["deltas"][name]) for name in order if name in results["deltas"])
+            ]
+        ),
         "seeds_plot": seeds_plot(
             [(name, colours[name], _points(arms[name]["map"])) for name in order if _points(arms[name]["map"])],
             results["seeds"],
@@ -194,16 +202,18 @@ def _pictures(gallery: Sequence[GalleryItem], colours: dict[str, str]) -> dict[s
     groups: dict[str, list[dict]] = {"spread": [], "doubtful": []}
     for item in gallery:
         source, generated = pair_uris(item, colours)
-        groups.setdefault(item.reason, []).append({
-            "source": source,
-            "generated": generated,
-            "caption": item.caption,
-            "strength": f"{item.strength:.2f}",
-            "objects": len(item.labels),
-            "scores": _range(item.scores),
-            "ignored": len(item.ignored_xywh),
-            "used": item.used,
-        })
+        groups.setdefault(item.reason, []).append(
+            {
+                "source": source,
+                "generated": generated,
+                "caption": item.caption,
+                "strength": f"{item.strength:.2f}",
+                "objects": len(item.labels),
+                "scores": _range(item.scores),
+                "ignored": len(item.ignored_xywh),
+                "used": item.used,
+            }
+        )
     return {reason: pictures for reason, pictures in groups.items() if pictures}
 
 

@@ -19,10 +19,7 @@ def bccd(tmp_path_factory):
 
 def _boxes(images, annotations, categories) -> set:
     names, classes = {i["id"]: i["file_name"] for i in images}, {c["id"]: c["name"] for c in categories}
-    return {
-        (names[a["image_id"]], classes[a["category_id"]], tuple(a["bbox"]), n)
-        for n, a in _numbered(annotations)
-    }
+    return {(names[a["image_id"]], classes[a["category_id"]], tuple(a["bbox"]), n) for n, a in _numbered(annotations)}
 
 
 def _numbered(annotations):

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from engine.detection.detector import ConvBackbone, Detector, Reader
-from engine.detection.heads import Target
+from engine.detection.heads import HeadSettings
+from engine.detection.targets import Target
 
 SIZE = 64
 
@@ -10,7 +11,7 @@ SIZE = 64
 def build(kind: str) -> Detector:
     torch.manual_seed(0)
     backbone = ConvBackbone(16)
-    return Detector(backbone, Reader(kind, 3, backbone.channels, backbone.strides, 32, 1))
+    return Detector(backbone, Reader(HeadSettings(kind, 32, 1), 3, backbone.channels, backbone.strides))
 
 
 def target(boxes=(), labels=(), ignore=()) -> Target:
@@ -35,7 +36,7 @@ def test_boxes_of_a_batch_are_those_of_each_image_alone(kind):
 
 @pytest.mark.parametrize("kind", ["fcos", "retinanet"])
 def test_an_image_without_objects_gives_a_finite_loss(kind):
-    losses = build(kind).loss(torch.randn(2, 3, SIZE, SIZE), [target(), target([(5, 5, 30, 30)], [1])])
+    losses = build(kind)(torch.randn(2, 3, SIZE, SIZE), [target(), target([(5, 5, 30, 30)], [1])])
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
@@ -44,7 +45,7 @@ def test_an_ignore_region_takes_its_places_out_of_the_loss(kind):
     detector, pixels = build(kind), torch.randn(1, 3, SIZE, SIZE)
 
     def classification(ignore) -> float:
-        return detector.loss(pixels, [target([(4, 4, 24, 24)], [0], ignore)])["classification"].item()
+        return detector(pixels, [target([(4, 4, 24, 24)], [0], ignore)])["classification"].item()
 
     everything, half, nothing = classification([]), classification([(32, 0, 64, 64)]), classification([(0, 0, 64, 64)])
     assert everything > half > nothing
@@ -61,7 +62,7 @@ def test_a_detector_learns_two_pictures_by_heart():
     targets = [target([(8, 10, 36, 40)], [0]), target([(24, 20, 56, 44)], [2])]
     optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
     for _ in range(80):
-        loss = sum(detector.loss(pixels, targets).values())
+        loss = sum(detector(pixels, targets).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

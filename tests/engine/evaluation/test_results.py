@@ -89,6 +89,4 @@ def test_a_torn_file_is_the_users_to_mend(results, tmp_path):
 
 def test_a_treatment_without_a_difference_is_refused(results):
     with pytest.raises(ValueError, match="treatment"):
-        build_results(
-            [], {}, baseline="real", treatment="de", seeds=[0], settings={}, versions={}, data={}
-        )
+        build_results([], {}, baseline="real", treatment="de", seeds=[0], settings={}, versions={}, data={})

@@ -52,7 +52,10 @@ def test_text_to_image_equals_stock(folder, ldm):
     stock = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
     stock.set_progress_bar_config(disable=True)
     expected = stock(
-        "a blue fish", num_inference_steps=6, guidance_scale=4.0, generator=torch.Generator().manual_seed(3),
+        "a blue fish",
+        num_inference_steps=6,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(3),
         output_type="np",
     ).images
     got = sample(ldm, [SampleRequest(3, "a blue fish", guidance_scale=4.0)], 6, size=(64, 64))

@@ -1,9 +1,8 @@
-"""Dense detection heads of torchvision behind one small interface: levels in, losses or boxes out."""
+"""torchvision's dense heads, FCOS and RetinaNet: every cell of every level gives boxes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,26 +11,7 @@ from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 
-SCORE_FLOOR = 0.05  # boxes below are never reported
-MAX_BOXES = 100  # per image, as COCO's AP counts them
-
-
-@dataclass(frozen=True)
-class Target:
-    """What an image shows, in its pixels: boxes (N, 4) XYXY, labels (N,) from 0, ignore regions (M, 4) XYXY."""
-
-    boxes_xyxy: Tensor
-    labels: Tensor
-    ignore_xyxy: Tensor
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What was found, in pixels of the input: boxes (N, 4) XYXY, labels (N,) from 0, scores (N,), best first."""
-
-    boxes_xyxy: Tensor
-    labels: Tensor
-    scores: Tensor
+from engine.detection.targets import MAX_BOXES, SCORE_FLOOR, Detections, Target
 
 
 class DenseHead(nn.Module):
