@@ -29,7 +29,7 @@ def test_later_layers_win(tmp_path):
         ("generation.eta_max=.nan", "finite"),
         ("generation.strength_min=0.9", "above generation.strength_max"),
         ("generation.ignore_threshold=0.5", "above"),
-        ("adapter.head=dino", "one of fcos, retinanet"),
+        ("adapter.head=yolo", "one of fcos, retinanet"),
         ("detector.width=48", "multiple of 32"),
         ("compare.controls=equal_real", "list of words"),
     ],
