@@ -11,7 +11,7 @@ parts and not a colour or a texture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ PLACES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "dusk": ((115, 95, 140), (90, 85, 105)),
 }
 SIZE = 64  # pixels, width and height
-_OVERSAMPLE = 4
+OVERSAMPLE = 4
 _MIN_VISIBLE = 0.6  # an object less visible than this is placed again
 
 
@@ -140,7 +140,7 @@ _PARTS = {"house": _house, "car": _car, "tree": _tree, "boat": _boat, "fish": _f
 
 
 def _place_points(points: np.ndarray, centre: np.ndarray, matrix: np.ndarray) -> list[tuple[float, float]]:
-    return [tuple(p) for p in (points @ matrix.T + centre) * _OVERSAMPLE]
+    return [tuple(p) for p in (points @ matrix.T + centre) * OVERSAMPLE]
 
 
 def _jitter(rng: np.random.Generator, colour: Iterable[float], amount: float) -> tuple[int, int, int]:
@@ -148,7 +148,7 @@ def _jitter(rng: np.random.Generator, colour: Iterable[float], amount: float) ->
     return tuple(int(v) for v in np.clip(np.asarray(list(colour)) + shift, 0, 255))
 
 
-def _background(rng: np.random.Generator, place: str) -> Image.Image:
+def draw_background(rng: np.random.Generator, place: str) -> Image.Image:
     """Two bands with a soft horizon and faint low-frequency shading."""
     upper, lower = (np.array(_jitter(rng, c, 8), dtype=np.float32) for c in PLACES[place])
     horizon = rng.uniform(0.3, 0.6) * SIZE
@@ -157,10 +157,10 @@ def _background(rng: np.random.Generator, place: str) -> Image.Image:
     coarse = Image.fromarray(rng.normal(0, 7, (5, 5)).astype(np.float32))
     canvas += np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC))[..., None]
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
-    return image.resize((SIZE * _OVERSAMPLE,) * 2, Image.Resampling.BILINEAR)
+    return image.resize((SIZE * OVERSAMPLE,) * 2, Image.Resampling.BILINEAR)
 
 
-def _draw_distractors(rng: np.random.Generator, image: Image.Image) -> None:
+def draw_distractors(rng: np.random.Generator, image: Image.Image) -> None:
     """Pebbles and posts: things that are drawn but belong to no class."""
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(0, 4)):
@@ -173,7 +173,7 @@ def _draw_distractors(rng: np.random.Generator, image: Image.Image) -> None:
         draw.polygon(_place_points(shape, centre, np.eye(2)), fill=colour)
 
 
-def _render_object(
+def render_object(
     rng: np.random.Generator, class_name: str, colour: str, radius: float, centre: np.ndarray
 ) -> tuple[Image.Image, np.ndarray]:
     """One object as an RGB layer and its boolean mask, both oversampled."""
@@ -190,7 +190,7 @@ def _render_object(
         "pale": _jitter(rng, (235, 225, 205), 8),
         "glass": _jitter(rng, (175, 205, 220), 8),
     }
-    layer = Image.new("RGB", (SIZE * _OVERSAMPLE,) * 2)
+    layer = Image.new("RGB", (SIZE * OVERSAMPLE,) * 2)
     mask = Image.new("1", layer.size)
     draw, draw_mask = ImageDraw.Draw(layer), ImageDraw.Draw(mask)
     for points, role in _PARTS[class_name](rng):
@@ -200,24 +200,37 @@ def _render_object(
     return layer, np.asarray(mask)
 
 
-def _box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
+def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """Tight box of an oversampled mask: XYWH in pixels of the scene."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return tuple(float(v) / _OVERSAMPLE for v in (x0, y0, x1 - x0, y1 - y0))
+    return tuple(float(v) / OVERSAMPLE for v in (x0, y0, x1 - x0, y1 - y0))
 
 
-def _compose_caption(objects: Iterable[SceneObject], place: str) -> str:
-    names = [f"a {o.colour} {o.class_name}" for o in objects]
-    listed = " and ".join(names) if names else "nothing"
+def compose_caption(names: Iterable[tuple[str, str]], place: str) -> str:
+    """The words of a scene, from its objects' (class name, colour name)."""
+    listed = " and ".join(f"a {colour} {class_name}" for class_name, colour in names) or "nothing"
     return f"{listed} in the {place}"
+
+
+def finish_scene(
+    image: Image.Image, names: Sequence[tuple[str, str]], masks: Sequence[np.ndarray], place: str
+) -> Scene:
+    """The scene of an oversampled picture, from its objects' (class name, colour name) and their visible masks."""
+    objects = tuple(
+        SceneObject(name, colour, box_of(mask), float(mask.sum()) / OVERSAMPLE**2)
+        for (name, colour), mask in zip(names, masks, strict=True)
+    )
+    small = image.resize((SIZE, SIZE), Image.Resampling.BOX)
+    return Scene(small, objects, place, compose_caption(names, place))
 
 
 def render_scene(seed: int) -> Scene:
     """Draw the scene of `seed` (any non-negative integer): the same seed gives the same pixels and boxes."""
     rng = np.random.default_rng(seed)
     place = str(rng.choice(list(PLACES)))
-    image = _background(rng, place)
-    _draw_distractors(rng, image)
+    image = draw_background(rng, place)
+    draw_distractors(rng, image)
     masks: list[np.ndarray] = []
     full_areas: list[int] = []
     names: list[tuple[str, str]] = []
@@ -226,7 +239,7 @@ def render_scene(seed: int) -> Scene:
         for _attempt in range(8):
             radius = rng.uniform(9, 17)
             centre = rng.uniform(radius * 0.8, SIZE - radius * 0.8, 2)
-            layer, mask = _render_object(rng, class_name, colour, radius, centre)
+            layer, mask = render_object(rng, class_name, colour, radius, centre)
             hidden = [(m & ~mask).sum() / area for m, area in zip(masks, full_areas, strict=True)]
             if mask.any() and all(share >= _MIN_VISIBLE for share in hidden):
                 image.paste(layer, mask=Image.fromarray(mask))
@@ -234,12 +247,7 @@ def render_scene(seed: int) -> Scene:
                 full_areas.append(int(mask.sum()))
                 names.append((class_name, colour))
                 break
-    objects = tuple(
-        SceneObject(name, colour, _box_of(mask), float(mask.sum()) / _OVERSAMPLE**2)
-        for (name, colour), mask in zip(names, masks, strict=True)
-    )
-    small = image.resize((SIZE, SIZE), Image.Resampling.BOX)
-    return Scene(small, objects, place, _compose_caption(objects, place))
+    return finish_scene(image, names, masks, place)
 
 
 # Scenes of datasets start here; the diffusion model is trained on other seeds (engine/ldm/pretrain.py).
