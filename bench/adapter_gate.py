@@ -1,37 +1,27 @@
 """The embedded model's gate: does the adapter beat the same head on a from-scratch backbone, on the same labels?
 
-    uv run python bench/adapter_gate.py --labels 150 --seeds 3
+    uv run python bench/adapter_gate.py --heads fcos,retinanet,dino --seeds 3 --workers 2
 
 Both train with the same head, boxes, augmentation, batch size and number of steps, and are scored on the same held-out
 scenes. The from-scratch backbone is as large as makes it train at least as many weights as the adapter does. A third
 kind, "stem", is the adapter without the diffusion model's features: its latent stem and head alone. Prints one row a
-training and the ranges; --record writes them into the model's card.
+training and one a head and kind; --record writes them into the model's card.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import torch
-from torch import nn
+from world_adapters import HEAD_OVERRIDES, Score, Training, run_all
 
-from engine.adapter.adapter import LdmBackbone, build_adapter, build_reader, frame_of
-from engine.config import AdapterSettings, DetrSettings, load_settings
-from engine.data.dataset import read_dataset
+from engine.config import load_settings
 from engine.data.world import write_world
-from engine.detection.detector import ConvBackbone, Detector, LatentStem, Reader
-from engine.detection.heads import HeadSettings
-from engine.detection.samples import BatchSource, Source
-from engine.detection.training import OptimisationSettings, fit, predict
-from engine.evaluation.coco_map import evaluate
 from engine.ldm.card import GATE, write_card
-from engine.ldm.diffusion import find_ldm, load_ldm
+from engine.ldm.diffusion import find_ldm
 
 KINDS = ("adapter", "scratch", "stem")
 
@@ -39,93 +29,95 @@ KINDS = ("adapter", "scratch", "stem")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ldm", default="world", help="diffusion model's folder")
+    parser.add_argument("--heads", default="fcos", help="comma-separated; see adapter.head")
+    parser.add_argument("--kinds", default="adapter,scratch", help=f"comma-separated of {', '.join(KINDS)}")
     parser.add_argument("--labels", type=int, default=150)
     parser.add_argument("--test", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--only", choices=KINDS)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="trainings at once, one thread each")
     parser.add_argument("--record", action="store_true", help="write gate.json and the card in the model's folder")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    settings = load_settings(None, args.overrides, find_ldm(args.ldm))
+    scores: dict[str, dict[str, list[Score]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_world(Path(folder), args.labels, 8, args.test)
-        train, test = read_dataset(Path(folder), "train"), read_dataset(Path(folder), "test")
-        maps: dict[str, list[float]] = {}
-        for seed in range(args.first_seed, args.first_seed + args.seeds):
-            for kind in (args.only,) if args.only else KINDS:
-                started = time.monotonic()
-                metrics, parameters = train_and_score(kind, args.ldm, train, test, settings, seed)
-                maps.setdefault(kind, []).append(metrics.map)
-                print(
-                    f"{kind:8s} seed {seed}: mAP {100 * metrics.map:5.1f}  AP50 {100 * metrics.map50:5.1f}  "
-                    f"AP75 {100 * metrics.map75:5.1f}  {parameters / 1e6:.2f} M trained  "
-                    f"{time.monotonic() - started:.0f} s",
-                    flush=True,
-                )
+        for score in run_all(trainings_of(args, Path(folder)), args.workers):
+            head, kind = score.training.settings.adapter.head, score.training.kind
+            scores.setdefault(head, {}).setdefault(kind, []).append(score)
+            print(row(score), flush=True)
+    print(table(scores))
     if args.record:
-        command = "python bench/adapter_gate.py " + " ".join(sys.argv[1:])
-        gate = {"map": maps, "labels": args.labels, "test": args.test, "steps": settings.adapter.steps}
-        folder = find_ldm(args.ldm)
-        (folder / GATE).write_text(json.dumps({**gate, "command": command}, indent=1) + "\n", encoding="utf-8")
-        write_card(folder)
-    for kind, values in maps.items():
-        mean = sum(values) / len(values)
-        print(f"{kind:8s} mAP {100 * min(values):.1f} to {100 * max(values):.1f}, mean {100 * mean:.1f}")
+        record(scores, args)
 
 
-def train_and_score(kind: str, ldm: str, train, test, settings, seed: int):
-    """Train one kind with one seed; returns (Metrics on `test`, trained parameters)."""
-    options = dataclasses.replace(settings.adapter, seed=seed)
-    model = load_ldm(ldm, device="cpu", taps=options.taps)
-    frame, classes = frame_of(model, settings.ldm.resolution), len(train.categories)
-    timestep = 1 if options.timestep is None else options.timestep
-    torch.manual_seed(seed)
-    if kind == "adapter":
-        module = build_adapter(build_reader(options, settings.detr, classes, model), model, timestep, seed)
-    elif kind == "stem":
-        module = stem_only(model, options, settings.detr, timestep, classes, seed)
-    else:
-        wanted = count(build_reader(options, settings.detr, classes, model))
-        sizes = (scratch(width, options, settings.detr, classes) for width in range(32, 512, 16))
-        module = next(detector for detector in sizes if count(detector) >= wanted)
-    batches = BatchSource([Source(train)], frame, options.batch_size, seed)
-    fit(module, batches, OptimisationSettings.of(options), f"{kind} {seed}")
-    module.eval()
-    return evaluate(test, predict(module.detect, test, frame)), count(module)
+def trainings_of(args: argparse.Namespace, data: Path) -> list[Training]:
+    """One a seed, head and kind."""
+    trainings = []
+    for head in args.heads.split(","):
+        overrides = [*HEAD_OVERRIDES.get(head, ()), f"adapter.head={head}", *args.overrides]
+        settings = load_settings(None, overrides, find_ldm(args.ldm))
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            trainings += [
+                Training(kind, args.ldm, data, settings, seed, f"{head} {kind}") for kind in args.kinds.split(",")
+            ]
+    return trainings
 
 
-def scratch(width: int, options: AdapterSettings, detr: DetrSettings, classes: int) -> Detector:
-    """The adapter's reader, without latent stem, on a convolutional backbone of so many channels."""
-    conv = ConvBackbone(width)
-    head = HeadSettings(options.head, options.width, options.convs, detr)
-    return Detector(conv, Reader(head, classes, conv.channels, conv.strides, options.extra_levels))
+def row(score: Score) -> str:
+    """One training in a line."""
+    training, metrics = score.training, score.metrics
+    return (
+        f"{training.settings.adapter.head:10s} {training.kind:8s} seed {training.seed}: mAP {100 * metrics.map:5.1f}  "
+        f"AP50 {100 * metrics.map50:5.1f}  AP75 {100 * metrics.map75:5.1f}  {score.parameters / 1e6:.2f} M trained  "
+        f"{1000 * score.step_seconds:.0f} ms a step"
+    )
 
 
-def stem_only(model, options: AdapterSettings, detr: DetrSettings, timestep: int, classes: int, seed: int) -> Detector:
-    """The adapter's latent stem and head on noisy latents, without the U-Net."""
-    levels, head = len(model.taps), HeadSettings(options.head, options.width, options.convs, detr)
-    stem = NoisyLatents(LdmBackbone(model, timestep, seed=seed), LatentStem(model.latent_channels, head.width, levels))
-    strides = [tap.stride for tap in model.taps]
-    return Detector(stem, Reader(head, classes, [head.width] * levels, strides, options.extra_levels))
+def table(scores: dict[str, dict[str, list[Score]]]) -> str:
+    """Markdown: one line a head and kind."""
+    lines = [
+        "| head | kind | mAP per seed | mean | AP50 | trained weights | ms a step | ms an image |",
+        "|---" * 8 + "|",
+    ]
+    for head, kinds in scores.items():
+        for kind, runs in kinds.items():
+            maps = [100 * run.metrics.map for run in runs]
+            lines.append(
+                f"| {head} | {kind} | {', '.join(f'{m:.1f}' for m in maps)} | {mean(maps):.1f} "
+                f"| {mean([100 * run.metrics.map50 for run in runs]):.1f} | {runs[0].parameters / 1e6:.2f} M "
+                f"| {mean([1000 * run.step_seconds for run in runs]):.0f} "
+                f"| {mean([1000 * run.image_seconds for run in runs]):.1f} |"
+            )
+    return "\n".join(lines)
 
 
-class NoisyLatents(nn.Module):
-    """The noisy latents of a backbone, and nothing else of it, through a stem."""
+def record(scores: dict[str, dict[str, list[Score]]], args: argparse.Namespace) -> None:
+    """Write gate.json beside the model, and its card."""
+    folder = find_ldm(args.ldm)
+    heads = {
+        head: {
+            kind: {
+                "map": [run.metrics.map for run in runs],
+                "map50": [run.metrics.map50 for run in runs],
+                "map75": [run.metrics.map75 for run in runs],
+                "parameters": runs[0].parameters,
+                "step_seconds": mean([run.step_seconds for run in runs]),
+                "image_seconds": mean([run.image_seconds for run in runs]),
+                "steps": runs[0].training.settings.adapter.steps,
+            }
+            for kind, runs in kinds.items()
+        }
+        for head, kinds in scores.items()
+    }
+    command = "python bench/adapter_gate.py " + " ".join(sys.argv[1:])
+    gate = {"labels": args.labels, "test": args.test, "command": command, "heads": heads}
+    (folder / GATE).write_text(json.dumps(gate, indent=1) + "\n", encoding="utf-8")
+    write_card(folder)
 
-    def __init__(self, backbone: LdmBackbone, stem: LatentStem):
-        super().__init__()
-        self.backbone, self.stem = backbone, stem
 
-    def forward(self, pixels, texts=None):
-        return self.stem(self.backbone(pixels, texts)[0])
-
-
-def count(module: nn.Module) -> int:
-    """Trained weights."""
-    return sum(p.numel() for p in module.parameters())
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ def train_ldm(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the denoiser.")] = None,
     decoder_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder.")] = None,
     scenes: Annotated[int | None, typer.Option(min=1, help="Scenes to learn from.")] = None,
-    seed: Seed = 0,
+    start: Annotated[
+        Path | None, typer.Option("--start", metavar="DIR", help="Train this model further, on other scenes.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the training.")] = None,
 ) -> None:
     """Train the embedded world's small diffusion model from nothing (about an hour of CPU at full length).
 
@@ -25,12 +28,12 @@ def train_ldm(
     """
     import dataclasses
 
-    from engine.ldm.pretrain import PretrainSettings
+    from engine.ldm.pretrain import CONTINUED, PretrainSettings
     from engine.ldm.pretrain import train_ldm as run
 
     given = {"steps": steps, "decoder_steps": decoder_steps, "scenes": scenes, "seed": seed}
-    settings = dataclasses.replace(PretrainSettings(), **{k: v for k, v in given.items() if v is not None})
-    run(out, settings)
+    base = PretrainSettings() if start is None else CONTINUED
+    run(out, dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None}), start)
     typer.echo(f"The diffusion model is in {out}.")
 
 
