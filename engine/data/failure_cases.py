@@ -66,8 +66,8 @@ def touching(seed: int) -> FailureScene | None:
             for name, radius, shape, side in zip(names, radii, shapes, (-1, 1), strict=True)
         ]
 
-    apart, together, centre = 60.0, 0.0, np.full(2, SIZE / 2)
-    for _ in range(9):  # halving: the widest distance at which the two still meet
+    apart, together, centre = 45.0, 0.0, np.full(2, SIZE / 2)
+    for _ in range(7):  # halving: the widest distance at which the two still meet
         middle = (apart + together) / 2
         (_, first), (_, second) = draw(middle, centre)
         apart, together = (apart, middle) if (first & second).any() else (middle, together)
