@@ -41,7 +41,7 @@ def find_trained(data: Path, ldm: str, out: Path, settings: Settings) -> dict | 
     """The card of the adapter in `out`, if training again would only make the same one."""
     from engine.adapter.adapter import read_card
     from engine.data.dataset import read_dataset
-    from engine.ldm.diffusion import find_ldm, hash_weights
+    from engine.ldm.folder import find_ldm, hash_weights
 
     try:
         card = read_card(out)

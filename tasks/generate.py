@@ -79,7 +79,7 @@ def slot_environments(settings: Settings, workers: int) -> list[dict[str, str]]:
     Raises:
         ConfigError: no worker, or more of them than GPUs.
     """
-    from engine.ldm.diffusion import choose_device
+    from engine.ldm.device import choose_device
 
     if workers < 1:
         raise ConfigError(f"The number of workers must be at least 1, not {workers}.")

@@ -17,6 +17,7 @@ from engine.errors import DatasetError
 from engine.evaluation.coco_map import evaluate
 from engine.generation.prompts import prompt_of
 from engine.ldm.diffusion import load_ldm
+from engine.ldm.sampling import last_timestep
 
 
 def train_adapter(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dict:
@@ -34,7 +35,10 @@ def train_adapter(data: Path, ldm: str | Path, out: Path, settings: Settings) ->
         raise DatasetError(f"{data}: val.json and train.json list different categories. Import the dataset again.")
     model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device, options.taps)
     frame = frame_of(model, settings.ldm.resolution)
-    timestep = options.timestep if options.timestep is not None else 1
+    drawing = settings.generation
+    timestep = (
+        options.timestep if options.timestep is not None else last_timestep(model, drawing.sampler, drawing.steps)
+    )
     torch.manual_seed(options.seed)
     reader = build_reader(options, settings.detr, len(train.categories), model).to(model.device)
     adapter = build_adapter(reader, model, timestep, options.seed)

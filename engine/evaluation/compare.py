@@ -34,7 +34,7 @@ from engine.evaluation.coco_map import evaluate
 from engine.evaluation.matching import image_results
 from engine.evaluation.results import Arm, build_results, write_results
 from engine.evaluation.statistics import paired_difference
-from engine.ldm.diffusion import choose_device
+from engine.ldm.device import choose_device
 
 
 @dataclass(frozen=True)

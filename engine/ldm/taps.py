@@ -1,18 +1,26 @@
-"""Which features of a U-Net the adapter reads: found on the model itself, never typed by hand.
+"""Which features of a denoiser the adapter reads: found on the model itself, never typed by hand.
 
-As in DiffusionEngine's design, the output of every down block, the mid block and every up block is tapped,
-grouped by spatial size, and concatenated on channels.
+U-Nets, as in DiffusionEngine's design: the output of every down block, the mid block and every up block is tapped,
+grouped by spatial size, and concatenated on channels. Transformers have one size and no stages: the output of the last
+block of each third of the depth is tapped ("down", "mid" and "up" are the first, middle and last third), concatenated,
+and resampled to a pyramid that begins at the latent's own stride, as ViTDet does with a plain transformer (Li et al.
+2022).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn import functional
+
+PYRAMID_LEVELS = 4  # of a transformer's one map
+_THIRDS = ("down", "mid", "up")
 
 
 @dataclass(frozen=True)
@@ -26,40 +34,74 @@ class Tap:
 
 @dataclass
 class Capture:
-    """Outputs of the tapped blocks of one U-Net call, by block name, in call order."""
+    """Outputs of the tapped blocks of one call of the denoiser (B, C, h, w), by block name, in call order."""
 
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    latent_size: tuple[int, int] | None = None  # of a transformer's input, whose blocks return tokens
 
     def grouped(self) -> list[Tensor]:
         """One tensor (B, C, h, w) per spatial size, finest first; blocks concatenated in call order."""
-        sizes: dict[int, list[Tensor]] = {}
-        for output in self.outputs.values():
-            sizes.setdefault(output.shape[-1] * output.shape[-2], []).append(output)
-        return [torch.cat(sizes[size], dim=1) for size in sorted(sizes, reverse=True)]
+        if self.latent_size is not None:
+            return self._pyramid(torch.cat(list(self.outputs.values()), dim=1))
+        return [torch.cat([self.outputs[name] for name in names], dim=1) for names in self.names()]
+
+    def names(self) -> list[list[str]]:
+        """The blocks behind each of the levels of `grouped`."""
+        if self.latent_size is not None:
+            return [list(self.outputs)] * PYRAMID_LEVELS
+        sizes: dict[int, list[str]] = {}
+        for name, output in self.outputs.items():
+            sizes.setdefault(output.shape[-1] * output.shape[-2], []).append(name)
+        return [sizes[size] for size in sorted(sizes, reverse=True)]
+
+    def _pyramid(self, tokens: Tensor) -> list[Tensor]:
+        """(B, C, h, w) -> levels of the latent's size and its half, quarter, eighth: bilinear up, means down."""
+        levels = []
+        for level in range(PYRAMID_LEVELS):
+            size = tuple(side // 2**level for side in self.latent_size)
+            if size[0] > tokens.shape[-2]:
+                levels.append(functional.interpolate(tokens, size, mode="bilinear", align_corners=False))
+            else:
+                levels.append(functional.adaptive_avg_pool2d(tokens, size))
+        return levels
 
 
-def tapped_blocks(unet: nn.Module, which: str = "all") -> dict[str, nn.Module]:
-    """Every down block, the mid block and every up block, in call order; or those of `which`: down, mid or up."""
-    blocks = {f"down_blocks.{i}": block for i, block in enumerate(unet.down_blocks)}
-    if unet.mid_block is not None:
-        blocks["mid_block"] = unet.mid_block
-    blocks |= {f"up_blocks.{i}": block for i, block in enumerate(unet.up_blocks)}
+def tapped_blocks(denoiser: nn.Module, which: str = "all") -> dict[str, nn.Module]:
+    """The tapped blocks in call order: all, or those of the first (down), middle (mid) or last (up) part."""
+    if hasattr(denoiser, "transformer_blocks"):
+        depth = len(denoiser.transformer_blocks)
+        ends = {part: math.ceil(depth * (i + 1) / len(_THIRDS)) - 1 for i, part in enumerate(_THIRDS)}
+        chosen = sorted({end for part, end in ends.items() if which in ("all", part)})
+        return {f"transformer_blocks.{i}": denoiser.transformer_blocks[i] for i in chosen}
+    blocks = {f"down_blocks.{i}": block for i, block in enumerate(denoiser.down_blocks)}
+    if denoiser.mid_block is not None:
+        blocks["mid_block"] = denoiser.mid_block
+    blocks |= {f"up_blocks.{i}": block for i, block in enumerate(denoiser.up_blocks)}
     return {name: block for name, block in blocks.items() if which == "all" or name.startswith(which)}
 
 
 @contextmanager
-def capture(unet: nn.Module, which: str = "all") -> Iterator[Capture]:
-    """Record the tapped blocks' outputs of the U-Net calls made inside; later calls overwrite earlier ones."""
+def capture(denoiser: nn.Module, which: str = "all") -> Iterator[Capture]:
+    """Record the tapped blocks' outputs of the denoiser calls made inside; later calls overwrite earlier ones."""
     record = Capture()
+
+    def watch_size(_module, inputs):
+        record.latent_size = tuple(inputs[0].shape[-2:])
 
     def hook_for(name: str):
         def hook(_module, _inputs, output):
             # A down block returns its output and the skip connections.
-            record.outputs[name] = output[0] if isinstance(output, tuple) else output
+            output = output[0] if isinstance(output, tuple) else output
+            if record.latent_size is not None:  # tokens (B, h x w, C) of patches, row by row
+                patch = denoiser.config.patch_size
+                output = output.transpose(1, 2).unflatten(2, tuple(side // patch for side in record.latent_size))
+            record.outputs[name] = output
 
         return hook
 
-    handles = [block.register_forward_hook(hook_for(name)) for name, block in tapped_blocks(unet, which).items()]
+    handles = [block.register_forward_hook(hook_for(name)) for name, block in tapped_blocks(denoiser, which).items()]
+    if hasattr(denoiser, "transformer_blocks"):
+        handles.append(denoiser.pos_embed.register_forward_pre_hook(watch_size))
     try:
         yield record
     finally:
@@ -67,30 +109,33 @@ def capture(unet: nn.Module, which: str = "all") -> Iterator[Capture]:
             handle.remove()
 
 
-def measure_taps(unet_config: dict, latent_stride: int, which: str = "all") -> tuple[Tap, ...]:
-    """Strides and channels of a U-Net's taps, measured by one call on a copy without memory ("meta" device).
+def cells_per_side(denoiser: nn.Module) -> int:
+    """Sides of the latent must be multiples of so many cells for every level to fit."""
+    if hasattr(denoiser, "transformer_blocks"):
+        return math.lcm(denoiser.config.patch_size, 2 ** (PYRAMID_LEVELS - 1))
+    return 2 ** (len(denoiser.down_blocks) - 1)
+
+
+def measure_taps(
+    config: dict, latent_stride: int, which: str = "all", family: ModuleType | None = None
+) -> tuple[Tap, ...]:
+    """Strides and channels of a denoiser's taps, measured by one call on a copy without memory ("meta" device).
 
     Args:
-        unet_config: config of a `UNet2DConditionModel`.
+        config: config of the family's denoiser.
         latent_stride: image pixels per latent cell.
         which: the blocks that are tapped: all, down, mid or up.
+        family: a module of `engine.ldm.families`; None for Stable Diffusion.
     """
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(unet_config)
-        side = 2 ** (len(unet.down_blocks) + 1)
-        width = unet.config.cross_attention_dim
-        states = torch.zeros(1, 4, width if isinstance(width, int) else width[0])
-        sample = torch.zeros(1, unet.config.in_channels, side, side)
-        with capture(unet, which) as record, torch.no_grad():
-            unet(sample, torch.zeros(1), states)
-    by_size: dict[int, list[str]] = {}
-    for name, output in record.outputs.items():
-        by_size.setdefault(output.shape[-1], []).append(name)
+    if family is None:
+        from engine.ldm.families import stable_diffusion as family
+    with torch.device("meta"), torch.no_grad():
+        denoiser = family.DENOISER.from_config(config)
+        side = 4 * cells_per_side(denoiser)
+        sample = torch.zeros(1, denoiser.config.in_channels, side, side)
+        with capture(denoiser, which) as record:
+            family.predict(denoiser, sample, torch.zeros(1), family.blank(denoiser.config), latent_stride)
     return tuple(
-        Tap(
-            stride=latent_stride * side // size,
-            channels=sum(record.outputs[name].shape[1] for name in by_size[size]),
-            blocks=tuple(by_size[size]),
-        )
-        for size in sorted(by_size, reverse=True)
+        Tap(latent_stride * side // level.shape[-1], level.shape[1], tuple(names))
+        for level, names in zip(record.grouped(), record.names(), strict=True)
     )
