@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.generation.labels import LabelRules, sort_out
 from engine.generation.plan import PlannedItem
 
 if TYPE_CHECKING:
     from engine.generation.draw import Drawn
 
 KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
-MIN_SIDE = 1.0  # pixels
 MAX_REASON = 300  # characters of an error's text that are kept
 
 
@@ -86,20 +85,21 @@ def failed_record(item: PlannedItem, error: Exception) -> dict:
     return {"item": item.item, "status": FAILED, "reason": type(error).__name__, "error": text}
 
 
-def drawn_record(item: PlannedItem, drawn: Drawn, rules: dict, category_ids: frozenset[int]) -> dict:
+def drawn_record(item: PlannedItem, drawn: Drawn, rules: LabelRules, category_ids: frozenset[int]) -> dict:
     """The record of a drawn image: kept with its boxes, or dropped for want of one.
 
     Args:
-        rules: score_threshold, ignore_threshold and keep_negatives, as in `GenerationSettings`.
+        rules: how a score decides about a box.
         category_ids: the ids that a box may have.
 
     Raises:
         ValueError: what was drawn does not have the planned size, or arrays do not fit each other.
     """
     _check(item, drawn, category_ids)
-    boxes, dropped_boxes = _sorted_out(drawn, item.width, item.height, rules)
+    size = (item.width, item.height)
+    boxes, dropped_boxes = sort_out(drawn.boxes_xyxy, drawn.scores, drawn.category_ids, size, rules)
     record = {"item": item.item, "status": KEPT, "width": item.width, "height": item.height, "boxes": boxes}
-    if not rules["keep_negatives"] and all(box["iscrowd"] for box in boxes):
+    if not rules.keep_negatives and all(box["iscrowd"] for box in boxes):
         record = {"item": item.item, "status": DROPPED, "reason": "no_box"}
     return record | ({"dropped_boxes": dict(sorted(dropped_boxes.items()))} if dropped_boxes else {})
 
@@ -118,40 +118,3 @@ def _check(item: PlannedItem, drawn: Drawn, category_ids: frozenset[int]) -> Non
     unknown = sorted({int(i) for i in drawn.category_ids} - category_ids)
     if unknown:
         raise ValueError(f"box of category {unknown[0]}, which the dataset does not have")
-
-
-def _sorted_out(drawn: Drawn, width: int, height: int, rules: dict) -> tuple[list[dict], Counter]:
-    """(labels and ignore regions in the drawer's order, number of other boxes by reason)."""
-    kept, dropped = [], Counter()
-    for corners, score, category_id in zip(drawn.boxes_xyxy, drawn.scores, drawn.category_ids, strict=True):
-        corners, score = [float(v) for v in corners], round(float(score), 4)
-        if not all(map(math.isfinite, [*corners, score])) or not 0 <= score <= 1:
-            dropped["bad_number"] += 1
-            continue
-        bbox = clip_to_xywh(corners, width, height)
-        if score < rules["ignore_threshold"]:
-            dropped["low_score"] += 1
-        elif bbox is None:
-            dropped["too_small"] += 1
-        else:
-            crowd = int(score < rules["score_threshold"])
-            kept.append({"category_id": int(category_id), "bbox": bbox, "iscrowd": crowd, "score": score})
-    return kept, dropped
-
-
-def clip_to_xywh(corners_xyxy: list[float], width: int, height: int) -> list[float] | None:
-    """[x, y, w, h] in pixels to 2 decimals, inside the image also in floating point; None below 1 px a side.
-
-    Works in hundredths of a pixel, so that the same box gives the same digits everywhere.
-    """
-    x, w = _span(corners_xyxy[0], corners_xyxy[2], width)
-    y, h = _span(corners_xyxy[1], corners_xyxy[3], height)
-    return [x, y, w, h] if min(w, h) >= MIN_SIDE else None
-
-
-def _span(low: float, high: float, limit: int) -> tuple[float, float]:
-    """(start, length) of an interval cut to 0..limit."""
-    start, end = (round(min(max(v, 0.0), float(limit)) * 100) for v in (low, high))
-    while start / 100 + (end - start) / 100 > limit:  # the sum of two rounded numbers may end a hair outside
-        end -= 1
-    return start / 100, (end - start) / 100

@@ -16,6 +16,7 @@ from PIL import Image
 from engine.config import digest
 from engine.errors import DatasetError, RunConflict, UserError
 from engine.generation.durable import remove_folder, sync_folder, to_json, write_durably
+from engine.generation.labels import LabelRules
 from engine.generation.lock import Busy, lock
 from engine.generation.plan import Plan, PlannedItem
 from engine.generation.plan_file import load_plan
@@ -169,12 +170,13 @@ def _commit(work: Path, final: Path) -> None:
 def _drawn_batch(plan: Plan, items: Sequence[PlannedItem], drawer: Drawer) -> Iterator[tuple[dict, bytes]]:
     """(record, jpeg) of each item; an item that fails gives a record that says so."""
     settings = plan.spec["settings"]["generation"]
+    rules = LabelRules.of(settings, plan.spec["identity"].get("adapter", {}))
     category_ids = frozenset(category[0] for category in plan.categories)
     for item, drawn in zip(items, _draw(drawer, items), strict=True):
         try:
             if isinstance(drawn, Exception):
                 raise drawn
-            record = drawn_record(item, drawn, settings, category_ids)
+            record = drawn_record(item, drawn, rules, category_ids)
             jpeg = _jpeg(drawn.image, settings["jpeg_quality"])
         except Exception as error:
             log.warning("Item %d could not be drawn: %s: %s", item.item, type(error).__name__, error)
