@@ -1,8 +1,8 @@
 """Boxes read off a diffusion model's cross-attention: the labeller that the adapter is measured against.
 
 The softmax between an image's cells and a prompt's words tells where the model looks for a word. As in DAAM (Tang et
-al. 2022, arXiv 2210.04885) the maps of a class's words are averaged over heads and layers at one size and divided by
-their maximum; what lies above a threshold falls into connected components, and each becomes a box. Nothing is trained.
+al. 2022, arXiv 2210.04885) the maps of a class's words are averaged over heads and layers at one size and stretched to
+0 .. 1; what lies above a threshold falls into connected components, and each becomes a box. Nothing is trained.
 
 Images are labelled by one call (or a few) on their noised latents, as the adapter reads them in training. Generated
 images are labelled the same way, from the finished image and its prompt; the sampler's own calls are not recorded.
@@ -27,12 +27,16 @@ from engine.ldm.diffusion import LatentDiffusion, draw_noise
 
 @dataclass(frozen=True)
 class CrossAttentionSettings:
-    """timesteps: noise levels whose maps are averaged; threshold: share of a map's maximum that belongs to a region;
-    finest_only: only the layers with the most cells, else all; min_side: pixels below which a region is no object."""
+    """Which attention is read and what makes a region.
+
+    timesteps: noise levels whose maps are averaged. layers: names of the cross-attention layers, none for all.
+    threshold: a pixel belongs to a region from this value of the map on, 0 to 1. min_side: a region narrower or lower
+    than so many pixels is no object.
+    """
 
     timesteps: tuple[int, ...] = (1,)
+    layers: tuple[str, ...] = ()
     threshold: float = 0.5
-    finest_only: bool = False
     min_side: float = 4.0
 
 
@@ -54,7 +58,6 @@ def label(
     return [boxes_of(named, settings.threshold, settings.min_side) for named in maps]
 
 
-@torch.no_grad()
 def class_maps(
     ldm: LatentDiffusion,
     images: Tensor,
@@ -62,14 +65,18 @@ def class_maps(
     classes: Sequence[str],
     settings: CrossAttentionSettings,
 ) -> list[dict[int, Tensor]]:
-    """For every image the maps (H, W) float32 with maximum 1 of the classes that its prompt names, by class index."""
-    spans = [{i: found for i, name in enumerate(classes) if (found := token_span(ldm, p, name))} for p in prompts]
-    attention = attention_maps(ldm, images, prompts, settings)
+    """For every image the maps (H, W) float32 from 0 to 1 of the classes that its prompt names, by class index."""
     maps = []
-    for image_attention, named in zip(attention, spans, strict=True):
-        raw = {index: image_attention[tokens].mean(dim=0) for index, tokens in named.items()}
-        maps.append({index: values / values.max().clamp(min=1e-12) for index, values in raw.items()})
+    for prompt, attention in zip(prompts, attention_maps(ldm, images, prompts, settings), strict=True):
+        spans = {index: token_span(ldm.tokenizer, prompt, name, len(attention)) for index, name in enumerate(classes)}
+        maps.append({index: _normalised(attention[tokens].mean(dim=0)) for index, tokens in spans.items() if tokens})
     return maps
+
+
+def _normalised(values: Tensor) -> Tensor:
+    """From 0 at the lowest to 1 at the highest; an even map, which points nowhere, is 0."""
+    low, high = values.aminmax()
+    return (values - low) / (high - low).clamp(min=1e-8)
 
 
 @torch.no_grad()
@@ -81,52 +88,71 @@ def attention_maps(
 
     The noise is the same for every image, so that a label depends on its image and prompt alone.
     """
-    latents = ldm.encode_images(images)
-    noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(0)]).to(latents).expand_as(latents)
-    states = ldm.encode_prompts(prompts)
-    recorded: list[Tensor] = []
+    latents, conditioning = ldm.encode_images(images), ldm.encode_prompts(prompts)
+    noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(0)]).expand_as(latents)
+    by_cells: dict[int, list[Tensor]] = {}
     for timestep in settings.timesteps:
-        t = torch.full((len(latents),), timestep, device=latents.device)
-        with record_attention(ldm.unet) as layers:
-            ldm.unet(ldm.scheduler.add_noise(latents, noise, t), t, states)
-        finest = max(layer.shape[1] for layer in layers)
-        recorded += [layer for layer in layers if layer.shape[1] == finest or not settings.finest_only]
-    total = torch.zeros(len(images), recorded[0].shape[2], *images.shape[-2:])
-    for layer in recorded:
-        grid = layer.transpose(1, 2).unflatten(2, grid_of(layer.shape[1], latents.shape[-2:])).float().cpu()
+        timesteps = torch.full((len(latents),), timestep, device=latents.device)
+        with record_attention(ldm.denoiser, settings.layers) as recorded:
+            ldm.denoise(ldm.add_noise(latents, noise, timesteps), timesteps, conditioning)
+        for layer in recorded.values():
+            by_cells.setdefault(layer.shape[1], []).append(layer)
+    total: Tensor | float = 0.0
+    for cells, layers in by_cells.items():
+        grid = sum(layers).transpose(1, 2).unflatten(2, grid_of(cells, latents.shape[-2:])).cpu()
         # bilinear: convex, so that what sums to one over the tokens still does
-        total += functional.interpolate(grid, size=total.shape[-2:], mode="bilinear", align_corners=False)
-    return total / len(recorded)
+        total = total + functional.interpolate(grid, size=images.shape[-2:], mode="bilinear", align_corners=False)
+    return total / sum(len(layers) for layers in by_cells.values())
+
+
+def cross_attention_layers(denoiser: nn.Module) -> dict[str, nn.Module]:
+    """The layers between cells and words, by name.
+
+    Raises:
+        ModelError: there are none.
+    """
+    layers = {n: m for n, m in denoiser.named_modules() if n.endswith("attn2") and hasattr(m, "to_k")}
+    if not layers:
+        raise ModelError(
+            f"{type(denoiser).__name__} has no cross-attention layers, so the cross-attention labeller cannot read it. "
+            "Use a model whose pixels read their words in layers of their own, as Stable Diffusion's U-Net does."
+        )
+    return layers
 
 
 @contextmanager
-def record_attention(unet: nn.Module) -> Iterator[list[Tensor]]:
-    """The softmax of every cross-attention layer in the calls made inside, mean over heads: (B, cells, tokens) each.
+def record_attention(denoiser: nn.Module, names: Sequence[str] = ()) -> Iterator[dict[str, Tensor]]:
+    """The softmax of the cross-attention layers in the call made inside, mean over heads: (B, cells, tokens) float32
+    by layer, in call order. A later call overwrites an earlier one.
 
     Computed beside the layer from what it is given: its own processor runs untouched, whichever it is.
 
+    Args:
+        names: layers to read; none for all.
+
     Raises:
-        ModelError: no cross-attention layers.
+        ModelError: no cross-attention layers, or none of such a name.
     """
-    layers = [module for name, module in unet.named_modules() if name.endswith("attn2") and hasattr(module, "to_k")]
-    if not layers:
-        raise ModelError(
-            f"{type(unet).__name__} has no cross-attention layers: words and pixels share its attention, so the "
-            "cross-attention labeller cannot read it. Use a model with a U-Net."
-        )
-    maps: list[Tensor] = []
+    layers = cross_attention_layers(denoiser)
+    unknown = set(names) - set(layers)
+    if unknown:
+        raise ModelError(f"There is no cross-attention layer {min(unknown)}. Those of this model: {', '.join(layers)}.")
+    maps: dict[str, Tensor] = {}
 
-    def hook(attention: nn.Module, args: tuple, kwargs: dict) -> None:
-        cells = args[0] if args else kwargs["hidden_states"]
-        words = kwargs["encoder_hidden_states"]
-        if attention.norm_cross is not None:
-            words = attention.norm_encoder_hidden_states(words)
-        query = attention.head_to_batch_dim(attention.to_q(cells))
-        key = attention.head_to_batch_dim(attention.to_k(words))
-        scores = attention.get_attention_scores(query, key)
-        maps.append(scores.unflatten(0, (len(cells), attention.heads)).mean(dim=1))
+    def hook_for(name: str):
+        def hook(attention: nn.Module, args: tuple, kwargs: dict) -> None:
+            cells, words = args[0], kwargs["encoder_hidden_states"]
+            mask = attention.prepare_attention_mask(kwargs.get("attention_mask"), words.shape[1], len(cells))
+            if attention.norm_cross is not None:
+                words = attention.norm_encoder_hidden_states(words)
+            query = attention.head_to_batch_dim(attention.to_q(cells)).float()
+            key = attention.head_to_batch_dim(attention.to_k(words)).float()
+            shares = attention.get_attention_scores(query, key, mask)
+            maps[name] = shares.unflatten(0, (len(cells), attention.heads)).mean(dim=1)
 
-    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
+        return hook
+
+    handles = [layers[n].register_forward_pre_hook(hook_for(n), with_kwargs=True) for n in names or layers]
     try:
         yield maps
     finally:
@@ -148,31 +174,27 @@ def grid_of(cells: int, latent_size: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def token_span(ldm: LatentDiffusion, prompt: str, name: str) -> list[int]:
+def token_span(tokenizer, prompt: str, name: str, count: int) -> list[int]:
     """Places of the tokens that spell a class's name in a prompt, at every mention of it as whole words; [] without.
 
-    Case and the kind of white space do not matter; "houses" is no mention of "house". Mentions that the tokenizer cuts
-    off are none.
+    Case and the kind of white space do not matter; "houses" is no mention of "house". Of `count` places the last never
+    holds a word: what is behind it was cut off, and a mention that is cut is none.
 
     Raises:
         ModelError: the tokenizer does not say where its tokens come from.
     """
-    if not ldm.tokenizer.is_fast:
+    if not tokenizer.is_fast:
         raise ModelError(
-            f"{type(ldm.tokenizer).__name__} does not say where its tokens come from. "
-            "Save the model with a fast tokenizer."
+            f"{type(tokenizer).__name__} does not say where its tokens come from. Save the model with a fast tokenizer."
         )
-    words = r"\s+".join(re.escape(word) for word in name.split())
-    mentions = [match.span() for match in re.finditer(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE)] if words else []
-    if not mentions:
-        return []
-    offsets = ldm.tokenizer(
-        prompt, truncation=True, max_length=ldm.tokenizer.model_max_length, return_offsets_mapping=True
-    ).offset_mapping
+    text, words = prompt.lower().strip(), r"\s+".join(re.escape(word) for word in name.lower().split())
+    offsets = tokenizer(text, return_offsets_mapping=True).offset_mapping
     places = []
-    for start, stop in mentions:
-        tokens = [i for i, (a, b) in enumerate(offsets) if a < b and a < stop and b > start]
-        if tokens and offsets[tokens[-1]][1] >= stop:
+    for mention in re.finditer(rf"(?<!\w){words}(?!\w)", text) if words else ():
+        tokens = [
+            i for i, (start, stop) in enumerate(offsets) if max(start, mention.start()) < min(stop, mention.end())
+        ]
+        if tokens and tokens[-1] < count - 1:
             places += tokens
     return places
 
