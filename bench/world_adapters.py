@@ -17,7 +17,7 @@ from engine.adapter.adapter import LdmBackbone, build_adapter, build_reader, fra
 from engine.adapter.train import text_of
 from engine.config import AdapterSettings, DetrSettings, Settings
 from engine.data.dataset import read_dataset
-from engine.detection.detector import ConvBackbone, Detector, LatentStem, Reader
+from engine.detection.detector import ConvBackbone, Detector, Reader
 from engine.detection.heads import HeadSettings
 from engine.detection.samples import BatchSource, Source
 from engine.detection.training import OptimisationSettings, fit, predict
@@ -102,23 +102,21 @@ def scratch(width: int, options: AdapterSettings, detr: DetrSettings, classes: i
 
 
 def stem_only(ldm, options: AdapterSettings, detr: DetrSettings, timestep: int, classes: int) -> Detector:
-    """The adapter's latent stem and head on noisy latents, without the U-Net."""
-    levels, head = len(ldm.taps), HeadSettings(options.head, options.width, options.convs, detr)
-    latents = LdmBackbone(ldm, timestep, seed=options.seed)
-    stem = NoisyLatents(latents, LatentStem(ldm.latent_channels, head.width, levels))
-    strides = [tap.stride for tap in ldm.taps]
-    return Detector(stem, Reader(head, classes, [head.width] * levels, strides, options.extra_levels))
+    """The adapter, latent stem and all, with nothing in the diffusion model's features."""
+    reader = build_reader(options, detr, classes, ldm)
+    return Detector(WithoutFeatures(LdmBackbone(ldm, timestep, seed=options.seed)), reader)
 
 
-class NoisyLatents(nn.Module):
-    """The noisy latents of a backbone, and nothing else of it, through a stem."""
+class WithoutFeatures(nn.Module):
+    """A backbone's noisy latents, and zeros in place of its features."""
 
-    def __init__(self, backbone: LdmBackbone, stem: LatentStem):
+    def __init__(self, backbone: LdmBackbone):
         super().__init__()
-        self.backbone, self.stem = backbone, stem
+        self.backbone = backbone
 
     def forward(self, pixels, texts=None):
-        return self.stem(self.backbone(pixels, texts)[0])
+        latents, *levels = self.backbone(pixels, texts)
+        return [latents, *(torch.zeros_like(level) for level in levels)]
 
 
 def count(module: nn.Module) -> int:

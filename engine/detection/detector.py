@@ -34,9 +34,6 @@ class Reader(nn.Module):
     ):
         super().__init__()
         channels, strides, width = list(channels), list(strides), head.width
-        self.stem = LatentStem(latent_channels, width, len(channels)) if latent_channels else None
-        if self.stem is not None:
-            channels = [c + width for c in channels]
         self.extra = nn.ModuleList()
         for _ in range(extra_levels):
             self.extra.append(nn.Conv2d(channels[-1], width, 3, stride=2, padding=1))
@@ -44,6 +41,9 @@ class Reader(nn.Module):
             strides.append(strides[-1] * 2)
         # Channels of different blocks differ in scale by orders of magnitude: each gets its own before the 1x1 mapping.
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
+        self.stem = LatentStem(latent_channels, width, channels) if latent_channels else None
+        if self.stem is not None:
+            channels = [width] * len(channels)
         necks = {"pyramid": _pyramid, "projection": Projection}
         self.neck = necks[head.neck](channels, width)
         self.head = build_head(head, num_classes, strides)
@@ -61,13 +61,13 @@ class Reader(nn.Module):
 
     def _merge(self, levels: Sequence[Tensor]) -> list[Tensor]:
         levels = [level.float() for level in levels]
-        if self.stem is not None:
-            latents, *levels = levels
-            levels = [torch.cat(pair, dim=1) for pair in zip(levels, self.stem(latents), strict=True)]
+        latents, levels = (levels[0], levels[1:]) if self.stem is not None else (None, levels)
         for conv in self.extra:
             levels.append(conv(levels[-1]))
-        normed = OrderedDict((str(i), norm(x)) for i, (norm, x) in enumerate(zip(self.norms, levels, strict=True)))
-        return list(self.neck(normed).values())
+        levels = [norm(level) for norm, level in zip(self.norms, levels, strict=True)]
+        if self.stem is not None:
+            levels = self.stem(latents, levels)
+        return list(self.neck(OrderedDict((str(i), level) for i, level in enumerate(levels))).values())
 
 
 def _pyramid(channels: Sequence[int], width: int) -> FeaturePyramidNetwork:
@@ -86,27 +86,32 @@ class Projection(nn.Module):
 
 
 class LatentStem(nn.Module):
-    """A few trained convolutions on the noisy latent itself, beside the frozen features: what is where, to the cell.
+    """A few trained convolutions on the noisy latent itself, which take in the frozen features level by level.
 
     At the last denoising step the U-Net's own features are busy with the little noise that is left; the latent that it
     is given shows edges plainly. Same idea as the spatial prior of ViT-Adapter (Chen et al. 2023).
+
+    Args:
+        latent_channels: of the latent. width: channels of every level that comes out. channels: of the levels that go
+            in, finest first, each half the size of the one before, the first of the latent's size.
     """
 
-    def __init__(self, latent_channels: int, width: int, levels: int):
+    def __init__(self, latent_channels: int, width: int, channels: Sequence[int]):
         super().__init__()
         self.first = nn.Conv2d(latent_channels, width, 3, padding=1)
+        self.downs = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in channels[1:])
+        self.maps = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.stages = nn.ModuleList(
-            nn.Sequential(_Residual(width, width, 1 if i == 0 else 2), _Residual(width, width, 1))
-            for i in range(levels)
+            nn.Sequential(_Residual(width, width, 1), _Residual(width, width, 1)) for _ in channels
         )
 
-    def forward(self, latents: Tensor) -> list[Tensor]:
-        """(B, C, h, w) -> `levels` tensors (B, width, h / 2^i, w / 2^i)."""
-        x, levels = self.first(latents), []
-        for stage in self.stages:
-            x = stage(x)
-            levels.append(x)
-        return levels
+    def forward(self, latents: Tensor, levels: Sequence[Tensor]) -> list[Tensor]:
+        """(B, C, h, w) and the levels (B, C_i, h / 2^i, w / 2^i) -> as many (B, width, h / 2^i, w / 2^i)."""
+        x, merged = self.first(latents), []
+        for i, (feature_map, stage, level) in enumerate(zip(self.maps, self.stages, levels, strict=True)):
+            x = stage((self.downs[i - 1](x) if i else x) + feature_map(level))
+            merged.append(x)
+        return merged
 
 
 class Detector(nn.Module):
