@@ -99,7 +99,7 @@ class LatentStem(nn.Module):
     def __init__(self, latent_channels: int, width: int, channels: Sequence[int]):
         super().__init__()
         self.first = nn.Conv2d(latent_channels, width, 3, padding=1)
-        self.downs = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in channels[1:])
+        self.downs = nn.ModuleList(nn.Conv2d(width, width, 2, stride=2) for _ in channels[1:])
         self.maps = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.stages = nn.ModuleList(
             nn.Sequential(_Residual(width, width, 1), _Residual(width, width, 1)) for _ in channels
