@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from engine.adapter.adapter import Adapter, load_adapter, read_card
+from engine.adapter.thresholds import check_quality, label_thresholds
 from engine.config import Settings
 from engine.data.dataset import Dataset, read_dataset
 from engine.data.pixels import read_pixels, to_model
 from engine.errors import ModelError
 from engine.ldm.diffusion import LatentDiffusion, load_ldm
-from engine.ldm.sampling import SampleRequest, check_last_step, sample
+from engine.ldm.sampling import SampleRequest, check_last_step, last_timestep, sample
 
 if TYPE_CHECKING:
     from engine.generation.plan import PlannedItem
@@ -43,11 +44,25 @@ class Drawer(Protocol):
 
 
 class AdapterDrawer:
-    """Img2img from the dataset's training images, labelled by an adapter."""
+    """Img2img from the dataset's images, labelled by an adapter.
 
-    def __init__(self, dataset: Dataset, ldm: LatentDiffusion, adapter: Adapter, settings: Settings):
+    Args:
+        thresholds: by category id, where the adapter's own decide; they are part of the identity then.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        ldm: LatentDiffusion,
+        adapter: Adapter,
+        settings: Settings,
+        thresholds: dict[str, float | None] | None = None,
+    ):
         self.ldm, self.adapter, self.dataset = ldm, adapter, dataset
-        self.steps, self.floor = settings.generation.steps, settings.generation.ignore_threshold
+        self.steps = settings.generation.steps
+        own = [score for score in (thresholds or {}).values() if score is not None]
+        self.floor = min([settings.generation.ignore_threshold, *own])
+        self.sampler, self.label_pass = settings.generation.sampler, settings.generation.label_pass
         self.sources = {record.id: record for record in dataset.images}
         self.identity = {
             "ldm": {**ldm.identity.as_dict(), "multiple": ldm.alignment},
@@ -55,10 +70,11 @@ class AdapterDrawer:
                 "weights_sha256": adapter.card["weights_sha256"],
                 "timestep": adapter.timestep,
                 "validation": adapter.card.get("validation"),
+                **({"thresholds": thresholds} if thresholds else {}),
             },
         }
-        ldm.scheduler.set_timesteps(self.steps)
-        check_last_step(ldm.scheduler.timesteps.tolist()[-1], adapter.timestep)
+        if self.label_pass == "last_step":
+            check_last_step(last_timestep(ldm, self.sampler, self.steps), adapter.timestep)
 
     def draw(self, items: Sequence[PlannedItem]) -> list[Drawn]:
         """Draw items (of any mix of sizes) as one batch per size; results in the order of `items`."""
@@ -77,7 +93,9 @@ class AdapterDrawer:
             SampleRequest(item.seed, item.prompt, item.negative_prompt, item.strength, item.guidance_scale, item.eta)
             for item in items
         ]
-        samples = sample(self.ldm, requests, self.steps, to_model(torch.stack(pixels)), timestep=self.adapter.timestep)
+        sources = to_model(torch.stack(pixels))
+        how = {"timestep": self.adapter.timestep, "sampler": self.sampler, "label_pass": self.label_pass}
+        samples = sample(self.ldm, requests, self.steps, sources, **how)
         found = self.adapter.detect(samples.features, (size[1], size[0]))
         ids = np.array(self.adapter.category_ids)
         results = []
@@ -94,13 +112,14 @@ class AdapterDrawer:
         return results
 
 
-def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings) -> AdapterDrawer:
-    """Load model and adapter for generating from `data`/train.json.
+def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings, split: str = "train") -> AdapterDrawer:
+    """Load model and adapter for generating from a split of `data`.
 
     Raises:
-        ModelError: the adapter belongs to another model, other classes, another resolution or noise level.
+        ModelError: the adapter belongs to another model, other classes, another resolution or noise level, is worse
+            than `generation.min_adapter_map`, or lacks the thresholds per class that are asked for.
     """
-    dataset = read_dataset(data, "train")
+    dataset = read_dataset(data, split)
     card = read_card(adapter)
     classes = [{"id": c.id, "name": c.name} for c in dataset.categories]
     if card["classes"] != classes:
@@ -113,8 +132,10 @@ def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings) 
             f"The adapter in {adapter} was trained at ldm.resolution={card['resolution']}, generation is set to "
             f"{settings.ldm.resolution}: it would see objects at another size. Use one resolution for both."
         )
+    check_quality(card, settings.generation.min_adapter_map, adapter)
+    thresholds = label_thresholds(card, adapter) if settings.generation.thresholds == "per_class" else None
     model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device, card["head"]["taps"])
-    return AdapterDrawer(dataset, model, load_adapter(adapter, model), settings)
+    return AdapterDrawer(dataset, model, load_adapter(adapter, model), settings, thresholds)
 
 
 @contextmanager
