@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from engine.adapter.adapter import build_adapter, build_reader, describe, frame_of, save_adapter
+from engine.adapter.thresholds import choose_thresholds
 from engine.config import Settings, as_dict
 from engine.data.dataset import Dataset, ImageRecord, read_dataset, splits_of
 from engine.detection.samples import BatchSource, Source
@@ -56,6 +57,7 @@ def train_adapter(data: Path, ldm: str | Path, out: Path, settings: Settings) ->
     if val is not None:
         results = predict(adapter.detect, val, frame, device=model.device, text_of=text_of(val, settings))
         card["validation"] = {"images": len(val.images), **dataclasses.asdict(evaluate(val, results))}
+        card["thresholds"] = choose_thresholds(val, results, options.wanted_precision, settings.generation.suppress_iou)
     return save_adapter(reader, card, out)
 
 
