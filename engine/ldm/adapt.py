@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline
-from peft import LoraConfig
+from diffusers import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from engine.config import Settings, as_dict
@@ -21,9 +22,13 @@ from engine.data.pixels import Frame, read_pixels, resize, to_model
 from engine.errors import DatasetError
 from engine.ldm.autoencoder import train_decoder
 from engine.ldm.denoising import Batch, DenoisingSettings, DenoisingTrainer
-from engine.ldm.diffusion import choose_device, find_ldm, hash_weights, load_ldm
+from engine.ldm.diffusion import LatentDiffusion, load_ldm
+from engine.ldm.families.conditioning import Conditioning
+from engine.ldm.folder import ADAPTATION, INDEX, find_ldm, hash_weights, read_index
 
-_SMALL = 100_000_000  # parameters: below, the whole U-Net is tuned; above, LoRA
+_SMALL = 100_000_000  # parameters: below, the whole denoiser is tuned; above, LoRA
+_ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]  # the projections of diffusers' attention, in every family
+_KEPT_SUFFIXES = {".json", ".txt", ".model", ".safetensors"}
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _WITHOUT_WORDS = 0.3  # share of samples that are trained with the empty prompt, as the adapter reads
 
@@ -32,6 +37,23 @@ _WITHOUT_WORDS = 0.3  # share of samples that are trained with the empty prompt,
 class _Picture:
     pixels: Tensor  # uint8 (3, H, W) at the working size
     prompt: str
+
+
+class _Trainee(nn.Module):
+    """A denoiser of any family, called as the training loop calls a U-Net: (latents, timesteps, conditioning)."""
+
+    def __init__(self, ldm: LatentDiffusion):
+        super().__init__()
+        self.denoiser, self.ldm = ldm.denoiser, ldm  # LatentDiffusion is no Module
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("denoiser"), name)  # its blocks and attention processors
+
+    def forward(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> UNet2DConditionOutput:
+        return UNet2DConditionOutput(sample=self.ldm.denoise(latents, timesteps, conditioning))
 
 
 def adapt_ldm(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dict:
@@ -51,14 +73,15 @@ def adapt_ldm(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dic
     model = load_ldm(ldm, settings.ldm.revision, "float32", settings.ldm.device)  # checks everything, gives the taps
     frame = Frame(settings.ldm.resolution, model.alignment)
     pictures = _read_pictures(data, frame, settings)
-    device = choose_device(settings.ldm.device)
-    unet, vae = model.unet, model.vae
-    full = options.method == "full" or (options.method == "auto" and sum(p.numel() for p in unet.parameters()) < _SMALL)
-    unet.train().requires_grad_(full)
+    denoiser, vae = model.denoiser, model.vae
+    count = sum(p.numel() for p in denoiser.parameters())
+    full = options.method == "full" or (options.method == "auto" and count < _SMALL)
+    denoiser.train().requires_grad_(full)
+    tuned = None
     if not full:
-        targets = ["to_q", "to_k", "to_v", "to_out.0"]
         torch.manual_seed(options.seed)
-        unet.add_adapter(LoraConfig(r=options.lora_rank, lora_alpha=options.lora_rank, target_modules=targets))
+        lora = LoraConfig(r=options.lora_rank, lora_alpha=options.lora_rank, target_modules=_ATTENTION)
+        tuned = get_peft_model(denoiser, lora)  # puts its layers into the denoiser itself
     sizes = list(pictures)
     weights = torch.tensor([float(len(pictures[size])) for size in sizes])
 
@@ -73,12 +96,12 @@ def adapt_ldm(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dic
 
     def draw(generator: torch.Generator) -> Batch:
         pixels, prompts = draw_pixels(generator)
-        return Batch(model.encode_images(pixels).float(), model.encode_prompts(prompts))
+        return Batch(model.encode_images(pixels), model.encode_prompts(prompts))
 
     trainer = DenoisingTrainer(
-        unet,
-        lambda states: states,
-        {"unet": unet},
+        _Trainee(model),
+        lambda conditioning: conditioning,
+        {model.entry.denoiser: denoiser},
         draw,
         model.scheduler_config,
         DenoisingSettings(
@@ -92,13 +115,16 @@ def adapt_ldm(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dic
     )
     trainer.run()
     trainer.load_average()
-    if not full:
-        unet.fuse_lora()
-        unet.unload_lora()
+    if tuned is not None:
+        tuned.merge_and_unload()
     decoder = None
     if options.decoder_steps and isinstance(vae, AutoencoderTiny):
-        decoder = train_decoder(vae, lambda g: draw_pixels(g)[0].to(device), options.decoder_steps, 1e-3, options.seed)
-    _save(folder, model, out)
+
+        def draw_views(generator: torch.Generator) -> Tensor:
+            return draw_pixels(generator)[0].to(model.device)
+
+        decoder = train_decoder(vae, draw_views, options.decoder_steps, 1e-3, options.seed)
+    _save(folder, model, out, {model.entry.denoiser} if decoder is None else {model.entry.denoiser, "vae"})
     record = {
         "base": model.identity.as_dict(),
         "method": "full" if full else "lora",
@@ -110,28 +136,32 @@ def adapt_ldm(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dic
         "decoder": decoder,
         "weights_sha256": hash_weights(out),
     }
-    (out / "adaptation.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (out / ADAPTATION).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return record
 
 
-def _save(base: Path, model, out: Path) -> None:
-    """The tuned parts inside the base's pipeline, at the base's precision, with the settings that it recommends."""
-    stored = next((base / "unet").glob("*.safetensors"))
-    with safe_open(stored, "pt") as handle:
-        dtype = handle.get_tensor(next(iter(handle.keys()))).dtype
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        base,
-        unet=model.unet.to("cpu", dtype),
-        vae=model.vae.cpu(),
-        local_files_only=True,
-        use_safetensors=True,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(out, safe_serialization=True)
+def _save(base: Path, model: LatentDiffusion, out: Path, tuned: set[str]) -> None:
+    """The tuned parts at the base's precision, everything else as the base has it, filters of pictures left out."""
+    entry, index = read_index(base)
+    for part in entry.parts:
+        shutil.rmtree(out / part, ignore_errors=True)
+        if part in tuned:
+            module = getattr(model.pipeline, part)
+            module.to("cpu", _stored_dtype(base / part)).save_pretrained(out / part, safe_serialization=True)
+            continue
+        (out / part).mkdir(parents=True)
+        for path in (base / part).iterdir():
+            if path.suffix in _KEPT_SUFFIXES:
+                shutil.copyfile(path, out / part / path.name)
+    left_out = {k: [None, None] for k, v in index.items() if isinstance(v, list) and k not in entry.parts}
+    (out / INDEX).write_text(json.dumps({**index, **left_out}, indent=2) + "\n", encoding="utf-8")
     if (base / "engine.json").is_file():
         shutil.copyfile(base / "engine.json", out / "engine.json")
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    with safe_open(next(folder.glob("*.safetensors")), "pt") as handle:
+        return handle.get_tensor(next(iter(handle.keys()))).dtype
 
 
 def _augment(pixels: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def test_an_adapted_model_is_a_whole_pipeline_with_other_weights(ldm_folder, wor
     assert record["images"] == 8 and record["method"] == method
     adapted = load_ldm(tmp_path / "out", device="cpu")
     assert adapted.identity.weights_sha256 == record["weights_sha256"] != hash_weights(ldm_folder)
-    assert not any("lora" in name for name, _ in adapted.unet.named_parameters())
+    assert not any("lora" in name for name, _ in adapted.denoiser.named_parameters())
     StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None, requires_safety_checker=False)
 
 
