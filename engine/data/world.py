@@ -1,4 +1,4 @@
-"""The embedded world: small synthetic scenes rendered from a seed, with exact boxes and captions.
+"""The embedded world: small synthetic scenes rendered from a seed, with exact boxes, masks and captions.
 
 It exists so that every part of the engine can be trained, run and tested where no weights and no
 datasets can be fetched. It is synthetic and says so; results on it are results about the engine, not
@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from engine.data.dataset import Annotation, Category, ImageRecord, write_dataset
+from engine.data.segmentation import encode_mask
 
 CLASSES = ("house", "car", "tree", "boat", "fish", "mushroom")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -47,12 +48,14 @@ _MIN_VISIBLE = 0.6  # an object less visible than this is placed again
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: class name, colour name, tight box of its visible pixels (XYWH, pixels) and their count."""
+    """One object: class name, colour name, tight box of its visible pixels (XYWH, pixels), their count, and, as counts
+    of a compressed COCO RLE, the pixels of the picture that they cover by more than half."""
 
     class_name: str
     colour: str
     box_xywh: tuple[float, float, float, float]
     visible_area: float
+    mask_counts: str
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,11 @@ def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
     return tuple(float(v) / OVERSAMPLE for v in (x0, y0, x1 - x0, y1 - y0))
 
 
+def _mask_counts(mask: np.ndarray) -> str:
+    share = mask.reshape(SIZE, OVERSAMPLE, SIZE, OVERSAMPLE).mean(axis=(1, 3))
+    return encode_mask(share > 0.5)["counts"]
+
+
 def compose_caption(names: Iterable[tuple[str, str]], place: str) -> str:
     """The words of a scene, from its objects' (class name, colour name)."""
     listed = " and ".join(f"a {colour} {class_name}" for class_name, colour in names) or "nothing"
@@ -218,7 +226,7 @@ def finish_scene(
 ) -> Scene:
     """The scene of an oversampled picture, from its objects' (class name, colour name) and their visible masks."""
     objects = tuple(
-        SceneObject(name, colour, box_of(mask), float(mask.sum()) / OVERSAMPLE**2)
+        SceneObject(name, colour, box_of(mask), float(mask.sum()) / OVERSAMPLE**2, _mask_counts(mask))
         for (name, colour), mask in zip(names, masks, strict=True)
     )
     small = image.resize((SIZE, SIZE), Image.Resampling.BOX)
@@ -267,9 +275,7 @@ def write_world(out: Path, train: int, val: int, test: int, seed: int = 0) -> No
             scene.image.save(out / "images" / name)
             images.append(ImageRecord(i + 1, name, SIZE, SIZE, {"caption": scene.caption}))
             for item in scene.objects:
-                annotations.append(
-                    Annotation(
-                        len(annotations) + 1, i + 1, ids[item.class_name], item.box_xywh, item.visible_area, 0, {}
-                    )
-                )
+                shape = {"segmentation": {"size": [SIZE, SIZE], "counts": item.mask_counts}}
+                box, area = item.box_xywh, item.visible_area
+                annotations.append(Annotation(len(annotations) + 1, i + 1, ids[item.class_name], box, area, 0, shape))
         write_dataset(out, split, images, annotations, categories)

@@ -1,4 +1,4 @@
-"""Training batches from dataset folders: images at the working size, boxes, ignore regions, augmentation."""
+"""Training batches from dataset folders: images at the working size, boxes, masks, ignore regions, augmentation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torchvision.transforms import v2
 
 from engine.data.dataset import Annotation, Dataset, ImageRecord
 from engine.data.pixels import Frame, read_pixels, to_model
+from engine.data.segmentation import decode_masks, segmentation_rle
 from engine.detection.targets import Target
+from engine.errors import DatasetError
 
 IGNORE = -1  # label of a region that is neither object nor background
 
@@ -39,22 +41,34 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sample:
-    """A stored image uint8 (3, H, W), its boxes (N, 4) XYXY, labels (N,) with IGNORE for ignore regions, and words."""
+    """A stored image uint8 (3, H, W), its boxes (N, 4) XYXY, labels (N,) with IGNORE for ignore regions, words, and
+    the boxes' masks as RLEs of (H, W), or None where an object has none."""
 
     image: Tensor
     boxes_xyxy: Tensor
     labels: Tensor
     image_id: int
     text: str
+    masks: list[dict] | None = None
 
 
 class SampleBank:
     """A dataset's images, decoded once at the working size and kept in memory as uint8, and their boxes.
 
     Images of one working size form a bucket, because a batch has one shape.
+
+    Raises:
+        DatasetError: masks are wanted and a segmentation is malformed; names the annotation.
     """
 
-    def __init__(self, dataset: Dataset, frame: Frame, text_of: Callable[[ImageRecord], str] | None = None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        frame: Frame,
+        text_of: Callable[[ImageRecord], str] | None = None,
+        masks: bool = False,
+    ):
+        masks = masks and any(annotation.extra.get("segmentation") for annotation in dataset.annotations)
         self.labels = {category.id: i for i, category in enumerate(dataset.categories)}
         self.buckets: dict[tuple[int, int], list[Sample]] = {}
         for record in dataset.images:
@@ -65,7 +79,8 @@ class SampleBank:
             boxes = torch.tensor([scaled_xyxy(a, scale) for a in annotations], dtype=torch.float32).reshape(-1, 4)
             labels = [IGNORE if a.iscrowd else self.labels[a.category_id] for a in annotations]
             text = text_of(record) if text_of else ""
-            sample = Sample(image, boxes, torch.tensor(labels, dtype=torch.int64), record.id, text)
+            drawn = _draw_masks(dataset, record, size) if masks else None
+            sample = Sample(image, boxes, torch.tensor(labels, dtype=torch.int64), record.id, text, drawn)
             self.buckets.setdefault(size, []).append(sample)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> list[Sample]:
@@ -80,12 +95,31 @@ def scaled_xyxy(annotation: Annotation, scale: tuple[float, float]) -> tuple[flo
     return (x * scale[0], y * scale[1], (x + w) * scale[0], (y + h) * scale[1])
 
 
+def _draw_masks(dataset: Dataset, record: ImageRecord, size: tuple[int, int]) -> list[dict] | None:
+    """RLEs of an image's annotations at `size`, in their order; None when an object has no segmentation, since a mask
+    missing among others would teach that the object has no pixels. Crowds need none: empty there."""
+    empty = {"size": [record.height, record.width], "counts": [record.height * record.width]}
+    drawn = []
+    for annotation in dataset.annotations_of(record.id):
+        shape = empty if annotation.iscrowd else annotation.extra.get("segmentation")
+        try:
+            drawn.append(segmentation_rle(shape, (record.width, record.height), size))
+        except ValueError as problem:
+            raise DatasetError(
+                f"{dataset.folder / dataset.split}.json annotation {annotation.id} (image {record.id}, "
+                f"{record.file_name}): no mask can be read from its segmentation: {problem}. Correct it, or remove "
+                "the key 'segmentation' there to train without the image's masks."
+            ) from None
+    return None if None in drawn else drawn
+
+
 class BatchSource:
     """Augmented batches from one or more datasets; every draw depends on (seed, step) alone, so training can resume.
 
     Args:
         sources: datasets with equal categories; their shares are normalised to one batch.
         text_of: the words of an image, for a backbone that reads words.
+        masks: give targets the masks of their objects, for the images that have one of every object.
     """
 
     def __init__(
@@ -95,28 +129,36 @@ class BatchSource:
         batch_size: int,
         seed: int,
         text_of: Callable[[ImageRecord], str] | None = None,
+        masks: bool = False,
     ):
-        self.banks = [SampleBank(source.dataset, frame, text_of) for source in sources]
+        self.banks = [SampleBank(source.dataset, frame, text_of, masks) for source in sources]
         self.shares = [source.share for source in sources]
         self.batch_size, self.seed = batch_size, seed
         self.counts: dict[tuple[int, int], int] = {}
         for size, bucket in self.banks[0].buckets.items():
             self.counts[size] = len(bucket)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.seed * 1_000_003 + step) % 2**63)
-            generator = torch.Generator().manual_seed(self.seed * 7_368_787 + step)
-            sizes = list(self.counts)
-            weights = torch.tensor([float(self.counts[s]) for s in sizes])
-            size = sizes[int(torch.multinomial(weights, 1, generator=generator))]
-            chosen = []
-            for bank, count in zip(self.banks, self._counts(step, size), strict=True):
-                chosen += bank.draw(count, size, generator) if count else []
-            pairs = [_augment(sample) for sample in chosen]
+    def batch(self, step: int, part: tuple[int, int] = (0, 1)) -> Batch:
+        """The batch of a step, or of its samples every n-th from the i-th on for the part (i, n): the n parts of n
+        processes together are the batch of one."""
+        first, count = part
+        mine = list(enumerate(self.choose(step)))[first::count]
+        seed = self.seed * 1_000_003 + step
+        pairs = [augmented(sample, seed * 4_099 + position) for position, sample in mine]
         pixels = to_model(torch.stack([image for image, _ in pairs]))
-        return Batch(pixels, [target for _, target in pairs], [s.image_id for s in chosen], [s.text for s in chosen])
+        samples = [sample for _, sample in mine]
+        return Batch(pixels, [target for _, target in pairs], [s.image_id for s in samples], [s.text for s in samples])
+
+    def choose(self, step: int) -> list[Sample]:
+        """The samples of a step's batch, not augmented, all of one size."""
+        generator = torch.Generator().manual_seed(self.seed * 7_368_787 + step)
+        sizes = list(self.counts)
+        weights = torch.tensor([float(self.counts[s]) for s in sizes])
+        size = sizes[int(torch.multinomial(weights, 1, generator=generator))]
+        chosen = []
+        for bank, count in zip(self.banks, self._counts(step, size), strict=True):
+            chosen += bank.draw(count, size, generator) if count else []
+        return chosen
 
     def _counts(self, step: int, size: tuple[int, int]) -> list[int]:
         """How many samples each bank gives to this batch: shares to the nearest sample, exact on average."""
@@ -129,8 +171,16 @@ class BatchSource:
         return np.diff(ticks).astype(int).tolist()
 
 
+def augmented(sample: Sample, seed: int) -> tuple[Tensor, Target]:
+    """An augmented view of a sample: image uint8 (3, H, W) and its target. The seed alone decides which view; the
+    CPU's global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        return _augment(sample)
+
+
 def _augment(sample: Sample) -> tuple[Tensor, Target]:
-    """Flip, crop and zoom, and change of colour; boxes follow, slivers under 2 px go."""
+    """Flip, crop and zoom, and change of colour; boxes and masks follow, slivers under 2 px go."""
     height, width = sample.image.shape[-2:]
     transform = v2.Compose(
         [
@@ -141,7 +191,11 @@ def _augment(sample: Sample) -> tuple[Tensor, Target]:
         ]
     )
     boxed = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=(height, width))
-    out = transform({"image": tv_tensors.Image(sample.image), "boxes": boxed, "labels": sample.labels})
+    shown = {"image": tv_tensors.Image(sample.image), "boxes": boxed, "labels": sample.labels}
+    if sample.masks is not None:
+        shown["masks"] = tv_tensors.Mask(torch.from_numpy(decode_masks(sample.masks, (width, height))))
+    out = transform(shown)
     boxes, labels = out["boxes"].as_subclass(Tensor), out["labels"]
     ignore = labels == IGNORE
-    return out["image"].as_subclass(Tensor), Target(boxes[~ignore], labels[~ignore], boxes[ignore])
+    masks = out["masks"].as_subclass(Tensor)[~ignore] if "masks" in out else None
+    return out["image"].as_subclass(Tensor), Target(boxes[~ignore], labels[~ignore], boxes[ignore], masks)

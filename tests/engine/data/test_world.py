@@ -1,6 +1,7 @@
 import numpy as np
 
 from engine.data.dataset import read_dataset
+from engine.data.segmentation import decode_masks
 from engine.data.world import CLASSES, SIZE, render_scene, write_world
 from engine.ldm.pretrain import FIRST_SEED, PretrainSettings
 
@@ -31,6 +32,21 @@ def test_a_written_world_is_a_dataset_of_disjoint_scenes(tmp_path):
         for image in dataset.images:
             pictures[dataset.image_path(image).read_bytes()] = split
     assert len(pictures) == 12
+
+
+def test_the_masks_of_a_written_world_fill_their_boxes_and_do_not_overlap(tmp_path):
+    write_world(tmp_path, 20, 1, 1)
+    dataset = read_dataset(tmp_path, "train")
+    for image in dataset.images:
+        annotations = dataset.annotations_of(image.id)
+        masks = decode_masks([a.extra["segmentation"] for a in annotations], (SIZE, SIZE))
+        assert masks.sum(axis=0).max() == 1
+        for annotation, mask in zip(annotations, masks, strict=True):
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            x, y, w, h = annotation.bbox_xywh
+            # Inside the box to the pixel; a mast thinner than half a pixel is in the box and not in the mask.
+            assert x - 1 < columns[0] and columns[-1] + 1 < x + w + 1 and y - 1 < rows[0] and rows[-1] + 1 < y + h + 1
+            assert abs(mask.sum() - annotation.area) <= 0.15 * annotation.area
 
 
 def test_scenes_of_datasets_are_not_those_of_the_diffusion_model():

@@ -1,10 +1,12 @@
 import dataclasses
 
+import pytest
 import torch
 
 from engine.data.dataset import read_dataset
 from engine.data.pixels import Frame
 from engine.detection.samples import BatchSource, Source
+from engine.errors import DatasetError
 
 FRAME = Frame(64, 16)
 
@@ -59,3 +61,59 @@ def test_pictures_of_several_shapes_share_no_batch(tmp_path):
     batches = BatchSource([Source(read_dataset(tmp_path, "train"))], FRAME, 2, seed=0)
     shapes = {tuple(batches.batch(step).pixels.shape[-2:]) for step in range(40)}
     assert shapes == {(64, 64), (64, 128), (64, 96), (128, 64)}
+
+
+def test_masks_follow_their_boxes_under_augmentation(world_folder):
+    """Masks that fill their boxes still do, wherever flips and crops put them."""
+    train = read_dataset(world_folder, "train")
+
+    def filled(a):
+        x, y, w, h = a.bbox_xywh
+        return dataclasses.replace(a, extra={"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+
+    full = dataclasses.replace(train, annotations=tuple(filled(a) for a in train.annotations))
+    batches = BatchSource([Source(full)], FRAME, 4, seed=0, masks=True)
+    seen = 0
+    for step in range(10):
+        for target in batches.batch(step).targets:
+            assert target.masks.dtype == torch.bool and target.masks.shape == (len(target.boxes_xyxy), 64, 64)
+            for box, mask in zip(target.boxes_xyxy, target.masks, strict=True):
+                rows, columns = torch.where(mask)
+                tight = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+                assert (tight - box).abs().max() < 2
+                seen += 1
+    assert seen > 50
+
+
+def test_masks_change_nothing_else_and_cost_nothing_unasked(world_folder):
+    train = read_dataset(world_folder, "train")
+    plain, masked = (BatchSource([Source(train)], FRAME, 4, seed=0, masks=m).batch(3) for m in (False, True))
+    assert torch.equal(plain.pixels, masked.pixels)
+    for a, b in zip(plain.targets, masked.targets, strict=True):
+        assert a.masks is None and b.masks is not None and torch.equal(a.boxes_xyxy, b.boxes_xyxy)
+
+
+def test_only_images_whose_every_object_has_a_mask_have_masks(world_folder):
+    train = read_dataset(world_folder, "train")
+    first = train.images[0].id
+
+    def masked(change) -> dict[int, bool]:
+        annotations = tuple(change(a) for a in train.annotations)
+        source = BatchSource([Source(dataclasses.replace(train, annotations=annotations))], FRAME, 64, 0, masks=True)
+        batch = source.batch(0)
+        return {i: t.masks is not None for i, t in zip(batch.image_ids, batch.targets, strict=True)}
+
+    bare = lambda a: dataclasses.replace(a, extra={})  # noqa: E731
+    assert not any(masked(bare).values())
+    assert masked(lambda a: bare(a) if a.image_id == first else a) == {i.id: i.id != first for i in train.images}
+    crowd = masked(lambda a: dataclasses.replace(bare(a), iscrowd=1) if a.image_id == first else a)
+    assert all(crowd.values())  # an ignore region needs no mask
+
+
+def test_a_malformed_segmentation_names_its_annotation(world_folder):
+    train = read_dataset(world_folder, "train")
+    bad = dataclasses.replace(train.annotations[2], extra={"segmentation": [[1, 2, 3]]})
+    broken = dataclasses.replace(train, annotations=(*train.annotations[:2], bad, *train.annotations[3:]))
+    BatchSource([Source(broken)], FRAME, 2, seed=0)
+    with pytest.raises(DatasetError, match=rf"annotation {bad.id} .*three or more.*remove the key"):
+        BatchSource([Source(broken)], FRAME, 2, seed=0, masks=True)
