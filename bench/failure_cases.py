@@ -39,8 +39,8 @@ from engine.data.dataset import Dataset, ImageRecord, read_dataset
 from engine.data.failure_cases import write_failure_cases
 from engine.data.pixels import Frame, read_pixels, to_model
 from engine.data.world import write_world
+from engine.detection.prediction import predict
 from engine.detection.targets import Detections
-from engine.detection.training import predict
 from engine.errors import ConfigError
 from engine.ldm.diffusion import LatentDiffusion, find_ldm, load_ldm
 from engine.report.pictures import contact_sheet, draw_boxes

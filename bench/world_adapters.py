@@ -19,8 +19,10 @@ from engine.config import AdapterSettings, DetrSettings, Settings
 from engine.data.dataset import read_dataset
 from engine.detection.detector import ConvBackbone, Detector, Reader
 from engine.detection.heads import HeadSettings
+from engine.detection.prediction import predict
 from engine.detection.samples import BatchSource, Source
-from engine.detection.training import OptimisationSettings, fit, predict
+from engine.detection.schedule import OptimisationSettings
+from engine.detection.training import fit
 from engine.evaluation.coco_map import Metrics, evaluate
 from engine.ldm.diffusion import load_ldm
 

@@ -12,8 +12,10 @@ from engine.adapter.adapter import build_adapter, build_reader, describe, frame_
 from engine.adapter.thresholds import choose_thresholds
 from engine.config import Settings, as_dict
 from engine.data.dataset import Dataset, ImageRecord, read_dataset, splits_of
+from engine.detection.prediction import predict
 from engine.detection.samples import BatchSource, Source
-from engine.detection.training import OptimisationSettings, fit, predict
+from engine.detection.schedule import OptimisationSettings
+from engine.detection.training import fit
 from engine.errors import DatasetError
 from engine.evaluation.coco_map import evaluate
 from engine.generation.prompts import prompt_of

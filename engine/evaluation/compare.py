@@ -26,8 +26,10 @@ from engine.curation.decisions import read_decisions
 from engine.data.dataset import Dataset, read_dataset
 from engine.data.files import write_atomically
 from engine.detection.build import build_detector
+from engine.detection.prediction import predict
 from engine.detection.samples import BatchSource
-from engine.detection.training import OptimisationSettings, fit, predict
+from engine.detection.schedule import OptimisationSettings
+from engine.detection.training import fit
 from engine.errors import DatasetError, RunFailed
 from engine.evaluation.arms import BASELINE, TREATMENT, ArmPlan, accepted_only, plan_arms
 from engine.evaluation.coco_map import evaluate
