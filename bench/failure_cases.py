@@ -46,8 +46,8 @@ from engine.ldm.diffusion import LatentDiffusion, find_ldm, load_ldm
 from engine.report.pictures import contact_sheet, draw_boxes
 
 RESULTS = Path("docs/results/failure_cases.json")
-TIMESTEPS = ((1,), (100,), (300,), (500,), (700,), (1, 100, 300, 500, 700))
-THRESHOLDS = tuple(round(0.3 + 0.05 * i, 2) for i in range(13))
+TIMESTEPS = ((1,), (100,), (300,), (600,), (100, 300, 600))
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Detect = Callable[[Tensor, list[str]], list[Detections]]
 
 

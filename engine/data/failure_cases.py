@@ -37,7 +37,7 @@ from engine.data.world import (
 FIRST_SEED = 60_000_000
 LAST_SEED = FIRST_SEED + 10_000_000  # of all cases, not included
 _SEEDS_A_SCENE = 50  # a scene may be drawn again until it shows its case
-_MIN_PART = 0.2  # share of an object's visible pixels that makes a part of it
+_MIN_PART = 0.25  # share of an object's visible pixels that lies on either side of what splits it
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ def parts(seed: int) -> FailureScene | None:
     post = Image.new("1", image.size)
     ImageDraw.Draw(post).polygon(polygon, fill=1)
     visible = mask & ~np.asarray(post)
-    sizes = np.sort(np.bincount(ndimage.label(visible)[0].ravel())[1:])
-    if len(sizes) < 2 or sizes[-2] < _MIN_PART * sizes.sum():
+    rows, columns = np.nonzero(visible)
+    beyond = np.mean((np.stack([columns, rows], axis=1) / OVERSAMPLE - middle) @ across > 0) if rows.size else 0.0
+    if min(beyond, 1 - beyond) < _MIN_PART:
         return None
     return FailureScene(finish_scene(image, [name], [visible], place), name[0], (visible,))
 
