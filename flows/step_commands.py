@@ -77,6 +77,36 @@ def train_adapter(
     typer.echo(f"The adapter is in {out}: {measured}.")
 
 
+def adapter_report(
+    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Folder of the adapter.")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of report.html and quality.json.")],
+    ldm: Ldm = None,
+    images: Annotated[
+        int, typer.Option("--images", metavar="N", min=1, help="Validation images to draw anew, once per encode ratio.")
+    ] = 50,
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="Add a summary, and thresholds asked for, to its card.")
+    ] = True,
+    seed: Seed = 0,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure how good an adapter's labels are, on val.json, before anything is generated.
+
+    Precision by class and score, thresholds, and the same after img2img. Example:
+    de adapter-report --adapter models/bccd-adapter --data data/bccd --ldm models/bccd-ldm --out runs/bccd-quality
+    """
+    from engine.report.quality_page import report_quality
+    from tasks.settings import open_settings
+
+    model, settings = open_settings(params, overrides or [], ldm)
+    numbers = report_quality(data, model, adapter, out, settings, images, seed, record)
+    score = numbers["real"]["map"]
+    measured = "no object in val.json to measure it on" if score is None else f"AP {100 * score:.1f}"
+    typer.echo(f"{measured} on {numbers['data']['images']} validation images. Report: {out / 'report.html'}")
+
+
 def generate(
     data: Data,
     adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Folder of the adapter.")],

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
-WIDTH = 400
+from engine.report import svg
+
 _LEFT, _RIGHT = 10, 390
 _COLOURS = 8
 _NAME = 44  # characters of a name that fit above a row
@@ -23,18 +24,18 @@ def difference_plot(rows: Sequence[tuple[str, int, float, float, float]]) -> Mar
     axis = _Axis([value for row in rows for value in row[2:]] + [0.0])
     top, step = 6, 46
     parts = [axis.drawn(top, top + step * len(rows), signed=True)]
-    parts.append(_line(axis.at(0), top, axis.at(0), top + step * len(rows), "zero"))
+    parts.append(svg.line(axis.at(0), top, axis.at(0), top + step * len(rows), "zero"))
     for index, (name, colour, mean, low, high) in enumerate(rows):
         y = top + step * index + 32
         parts += [
-            _text(_LEFT, y - 16, _cut(name)),
-            _text(_RIGHT, y - 16, f"{signed(mean)} ({signed(low)} to {signed(high)})", "end number"),
-            _line(axis.at(low), y, axis.at(high), y, f"interval c{colour}"),
-            _line(axis.at(low), y - 4, axis.at(low), y + 4, f"interval c{colour}"),
-            _line(axis.at(high), y - 4, axis.at(high), y + 4, f"interval c{colour}"),
-            _dot(axis.at(mean), y, 5, f"c{colour}", f"{name}: {signed(mean)}"),
+            svg.text(_LEFT, y - 16, _cut(name)),
+            svg.text(_RIGHT, y - 16, f"{signed(mean)} ({signed(low)} to {signed(high)})", "end number"),
+            svg.line(axis.at(low), y, axis.at(high), y, f"interval c{colour}"),
+            svg.line(axis.at(low), y - 4, axis.at(low), y + 4, f"interval c{colour}"),
+            svg.line(axis.at(high), y - 4, axis.at(high), y + 4, f"interval c{colour}"),
+            svg.dot(axis.at(mean), y, 5, f"c{colour}", f"{name}: {signed(mean)}"),
         ]
-    return _svg(top + step * len(rows) + 22, parts, "Difference of each arm to the baseline, with 95 % interval")
+    return svg.drawing(top + step * len(rows) + 22, parts, "Difference of each arm to the baseline, with 95 % interval")
 
 
 def seeds_plot(rows: Sequence[tuple[str, int, Sequence[float]]], seeds: Sequence[int]) -> Markup:
@@ -50,16 +51,16 @@ def seeds_plot(rows: Sequence[tuple[str, int, Sequence[float]]], seeds: Sequence
         y = top + step * index + 32
         mean, low, high = spans[name]
         parts += [
-            _text(_LEFT, y - 16, _cut(name)),
-            _text(_RIGHT, y - 16, f"{mean:.1f}", "end number"),
-            _line(axis.at(low), y, axis.at(high), y, f"interval faint c{colour}"),
+            svg.text(_LEFT, y - 16, _cut(name)),
+            svg.text(_RIGHT, y - 16, f"{mean:.1f}", "end number"),
+            svg.line(axis.at(low), y, axis.at(high), y, f"interval faint c{colour}"),
         ]
         parts += [
-            _dot(axis.at(value), y, 4.5, f"see-through c{colour}", f"{name}, seed {seed}: {value:.1f}")
+            svg.dot(axis.at(value), y, 4.5, f"see-through c{colour}", f"{name}, seed {seed}: {value:.1f}")
             for seed, value in zip(seeds, values, strict=True)
         ]
-        parts.append(_line(axis.at(mean), y - 8, axis.at(mean), y + 8, "mean"))
-    return _svg(top + step * len(rows) + 22, parts, "Score of every training")
+        parts.append(svg.line(axis.at(mean), y - 8, axis.at(mean), y + 8, "mean"))
+    return svg.drawing(top + step * len(rows) + 22, parts, "Score of every training")
 
 
 def class_plot(classes: Sequence[tuple[str, Sequence[tuple[str, int, Sequence[float]]]]]) -> Markup:
@@ -68,25 +69,30 @@ def class_plot(classes: Sequence[tuple[str, Sequence[tuple[str, int, Sequence[fl
     axis = _Axis([0.0, highest], right=_RIGHT - 34)
     parts, y = [], 6.0
     for name, arms in classes:
-        parts.append(_text(_LEFT, y + 11, _cut(name)))
+        parts.append(svg.text(_LEFT, y + 11, _cut(name)))
         y += 17
         for arm, colour, values in arms:
             if values:
                 parts.append(_bar(axis, y, arm, colour, values))
             else:
-                parts.append(_text(axis.at(0), y + 9, "no such object in the test images", "small"))
+                parts.append(svg.text(axis.at(0), y + 9, "no such object in the test images", "small"))
             y += 13
         y += 9
-    return _svg(y + 18, [axis.drawn(6, y), *parts], "Average precision by class")
+    return svg.drawing(y + 18, [axis.drawn(6, y), *parts], "Average precision by class")
 
 
 def _bar(axis: _Axis, y: float, arm: str, colour: int, values: Sequence[float]) -> Markup:
     mean = float(np.mean(values))
     bar = Markup('<rect class="c{}" x="{}" y="{}" width="{}" height="9" rx="1.5"><title>{}: {}</title></rect>').format(
-        colour, _n(axis.at(0)), _n(y), _n(max(axis.at(mean) - axis.at(0), 0.5)), arm, f"{mean:.1f}"
+        colour,
+        svg.number(axis.at(0)),
+        svg.number(y),
+        svg.number(max(axis.at(mean) - axis.at(0), 0.5)),
+        arm,
+        f"{mean:.1f}",
     )
-    whisker = _line(axis.at(min(values)), y + 4.5, axis.at(max(values)), y + 4.5, "whisker")
-    return bar + whisker + _text(_RIGHT, y + 8.5, f"{mean:.1f}", "small end number")
+    whisker = svg.line(axis.at(min(values)), y + 4.5, axis.at(max(values)), y + 4.5, "whisker")
+    return bar + whisker + svg.text(_RIGHT, y + 8.5, f"{mean:.1f}", "small end number")
 
 
 def loss_plot(curves: Sequence[tuple[str, int, Sequence[Sequence[Sequence[float]]]]]) -> Markup | None:
@@ -102,20 +108,20 @@ def loss_plot(curves: Sequence[tuple[str, int, Sequence[Sequence[Sequence[float]
     low, high = level(min(losses)), level(max(losses))
     high = high if high > low else low + 1
     parts = [steps.drawn(top, bottom)]
-    for tick in _log_ticks(min(losses), max(losses)) if logarithmic else _ticks(low, high, 5):
+    for tick in _log_ticks(min(losses), max(losses)) if logarithmic else svg.ticks(low, high, 5):
         y = bottom - (level(tick) - low) / (high - low) * (bottom - top)
         if top - 1 <= y <= bottom + 1:
-            parts += [_line(left, y, _RIGHT, y, "grid"), _text(left - 6, y + 4, f"{tick:g}", "small end")]
+            parts += [svg.line(left, y, _RIGHT, y, "grid"), svg.text(left - 6, y + 4, f"{tick:g}", "small end")]
     for name, colour, seeds in curves:
         for curve in seeds:
             path = " ".join(
-                f"{_n(steps.at(s))},{_n(bottom - (level(v) - low) / (high - low) * (bottom - top))}"
+                f"{svg.number(steps.at(s))},{svg.number(bottom - (level(v) - low) / (high - low) * (bottom - top))}"
                 for s, v in _thinned(curve)
                 if math.isfinite(v)
             )
             line = Markup('<polyline class="curve c{}" points="{}"><title>{}</title></polyline>')
             parts.append(line.format(colour, path, name))
-    return _svg(bottom + 22, parts, "Training loss against step" + (", logarithmic" if logarithmic else ""))
+    return svg.drawing(bottom + 22, parts, "Training loss against step" + (", logarithmic" if logarithmic else ""))
 
 
 def signed(value: float) -> str:
@@ -145,22 +151,14 @@ class _Axis:
         return self.left + (value - self.low) / (self.high - self.low) * (self.right - self.left)
 
     def drawn(self, top: float, bottom: float, signed: bool = False) -> Markup:
-        parts = [_line(self.left, bottom, self.right, bottom, "axis")]
-        for tick in _ticks(self.low, self.high, 5):
+        parts = [svg.line(self.left, bottom, self.right, bottom, "axis")]
+        for tick in svg.ticks(self.low, self.high, 5):
             label = f"{tick:g}".replace("-", "−")
             label = f"+{label}" if signed and tick > 0 else label
             x = self.at(tick)
             anchor = "end" if x > self.right - 12 else "start" if x < self.left + 6 else "middle"
-            parts += [_line(x, top, x, bottom, "grid"), _text(x, bottom + 15, label, f"small {anchor}")]
+            parts += [svg.line(x, top, x, bottom, "grid"), svg.text(x, bottom + 15, label, f"small {anchor}")]
         return Markup("").join(parts)
-
-
-def _ticks(low: float, high: float, wanted: int) -> list[float]:
-    raw = (high - low) / wanted
-    power = 10 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(step * k, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -171,29 +169,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def _thinned(curve: Sequence[Sequence[float]], most: int = 240) -> list[Sequence[float]]:
     stride = max(1, math.ceil(len(curve) / most))
     return [*curve[::stride], *([curve[-1]] if len(curve) % stride != 1 and stride > 1 else [])]
-
-
-def _svg(height: float, parts: Sequence[Markup], label: str) -> Markup:
-    head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, _n(height), label)
-    return head + Markup("").join(parts) + Markup("</svg>")
-
-
-def _line(x0: float, y0: float, x1: float, y1: float, style: str) -> Markup:
-    line = Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>')
-    return line.format(style, _n(x0), _n(y0), _n(x1), _n(y1))
-
-
-def _dot(x: float, y: float, radius: float, style: str, title: str) -> Markup:
-    dot = Markup('<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>')
-    return dot.format(style, _n(x), _n(y), radius, title)
-
-
-def _text(x: float, y: float, text: str, style: str = "") -> Markup:
-    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(style, _n(x), _n(y), text)
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
 
 
 def _cut(name: str) -> str:
