@@ -10,7 +10,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
+from torchvision.ops import box_iou
 
+from engine.detection.ignore import in_ignore_region
 from engine.detection.targets import MAX_BOXES, SCORE_FLOOR, Detections, Target
 
 
@@ -42,13 +44,20 @@ class DenseHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Named losses of a batch. `image_size` is (height, width) in pixels."""
         outputs, anchors, counts = self._run(levels, image_size)
-        ignored = torch.stack([_ignored(a, t) for a, t in zip(anchors, targets, strict=True)])
+        ignored = torch.stack([self._ignored(a, t) for a, t in zip(anchors, targets, strict=True)])
         # A logit so low that it has neither loss nor gradient: these places count neither as object nor as background.
         outputs["cls_logits"] = outputs["cls_logits"].masked_fill(ignored[..., None], -1e3)
         truths = [{"boxes": t.boxes_xyxy, "labels": t.labels} for t in targets]
         if isinstance(self.model, FCOS):
             return self.model.compute_loss(truths, outputs, anchors, counts)
         return self.model.compute_loss(truths, outputs, anchors)
+
+    def _ignored(self, anchors: Tensor, target: Target) -> Tensor:
+        ignored = in_ignore_region(anchors, target.ignore_xyxy, target.boxes_xyxy)
+        if isinstance(self.model, RetinaNet) and len(target.boxes_xyxy):
+            # It gives every object its best anchor, which for a small object may have its centre outside.
+            ignored &= self.model.proposal_matcher(box_iou(target.boxes_xyxy, anchors)) < 0
+        return ignored
 
     @torch.no_grad()
     def detect(self, levels: Sequence[Tensor], image_size: tuple[int, int]) -> list[Detections]:
@@ -67,15 +76,3 @@ class DenseHead(nn.Module):
         anchors = self.model.anchor_generator(frame, levels)
         per_cell = self.model.anchor_generator.num_anchors_per_location()[0]
         return outputs, anchors, [level.shape[-1] * level.shape[-2] * per_cell for level in levels]
-
-
-def _ignored(anchors: Tensor, target: Target) -> Tensor:
-    """Which anchors (A, 4) have their centre in an ignore region and in no object's box: (A,) bool."""
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-
-    def inside(boxes: Tensor) -> Tensor:
-        if not len(boxes):
-            return torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
-        return ((centres[:, None] >= boxes[:, :2]) & (centres[:, None] <= boxes[:, 2:])).all(-1).any(-1)
-
-    return inside(target.ignore_xyxy) & ~inside(target.boxes_xyxy)

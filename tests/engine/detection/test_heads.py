@@ -69,3 +69,11 @@ def test_a_detector_learns_two_pictures_by_heart():
     for found, truth in zip(detector.eval().detect(pixels), targets, strict=True):
         assert found.labels[0] == truth.labels[0] and found.scores[0] > 0.3
         assert (found.boxes_xyxy[0] - truth.boxes_xyxy[0]).abs().max() < 4
+
+
+def test_an_object_between_the_anchors_keeps_its_best_one_in_an_ignore_region():
+    """RetinaNet gives a small object its best anchor wherever that is: it learns, whatever is ignored around it."""
+    detector, pixels = build("retinanet"), torch.randn(1, 3, SIZE, SIZE)
+    small = [(21, 21, 23, 23)]
+    loss = detector(pixels, [target(small, [0], [(0, 0, 64, 64)])])["classification"]
+    assert 0 < loss < 5
