@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows import data_commands, run_commands, step_commands
+from flows import data_commands, ldm_commands, run_commands, step_commands
 from flows.exits import GuardedGroup, quiet_logging
 
 app = typer.Typer(
@@ -25,8 +25,10 @@ for name, function in {
     "validate": data_commands.validate,
     "world": data_commands.world,
     "train-ldm": step_commands.train_ldm,
+    "ldm-info": ldm_commands.ldm_info,
     "adapt-ldm": step_commands.adapt_ldm,
     "train-adapter": step_commands.train_adapter,
+    "adapter-report": step_commands.adapter_report,
     "generate": step_commands.generate,
     "verify": data_commands.verify,
     "review": step_commands.review,
