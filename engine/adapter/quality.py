@@ -20,7 +20,7 @@ from engine.adapter.train import text_of
 from engine.config import Settings, as_dict
 from engine.data.dataset import Dataset, splits_of
 from engine.data.files import write_atomically
-from engine.detection.training import predict
+from engine.detection.prediction import predict
 from engine.errors import DatasetError
 from engine.evaluation.coco_map import Matched, evaluate
 from engine.generation.draw import AdapterDrawer, load_drawer
