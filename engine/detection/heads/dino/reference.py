@@ -62,8 +62,8 @@ def from_reference(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ours = _renamed(name)
         if ours in mapped and not torch.equal(mapped[ours], value):
             raise ModelError(
-                f"The reference's {name} differs from the same weight of another decoder layer. This head has one class "
-                "head and one box head for all layers: use weights trained with dec_pred_class_embed_share and "
+                f"The reference's {name} differs from the same weight of another decoder layer. This head has one "
+                "class head and one box head for all layers: use weights trained with dec_pred_class_embed_share and "
                 "dec_pred_bbox_embed_share."
             )
         mapped[ours] = value
@@ -78,8 +78,8 @@ def _renamed(name: str) -> str:
         if found:
             return found.expand(ours)
     raise ModelError(
-        f"{name} is no weight of the DINO that this head is (two-stage, learned content queries, deformable encoder and "
-        "decoder). Weights of its 4-scale and 5-scale configurations fit."
+        f"{name} is no weight of the DINO that this head is (two-stage, learned content queries, deformable encoder "
+        "and decoder). Weights of its 4-scale and 5-scale configurations fit."
     )
 
 
