@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,13 +40,14 @@ def report_quality(
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(quality.numbers, indent=1, sort_keys=True, allow_nan=False)
     write_atomically(out / "quality.json", text.encode() + b"\n")
-    command = f"de adapter-report --adapter {adapter} --data {data} --ldm {ldm} --out {out} --images {images}"
+    given = {"adapter": adapter, "data": data, "ldm": ldm, "out": out, "images": images, "seed": seed}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     write_quality_page(
         quality.numbers,
         quality.sheets,
         out,
         title=f"How good are the labels of {adapter.name}?",
-        commands=[f"{command} --seed {seed}"],
+        commands=[shlex.join(["de", "adapter-report", *words])],
     )
     if record:
         record_quality(adapter, quality.numbers)

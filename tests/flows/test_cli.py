@@ -25,6 +25,7 @@ COMMANDS = {
     "train-ldm": ("--out",),
     "adapt-ldm": ("--data", "--ldm", "--out"),
     "train-adapter": ("--data", "--ldm", "--out"),
+    "adapter-report": ("--adapter", "--data", "--ldm", "--out", "--images", "--no-record", "--seed"),
     "generate": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed"),
     "verify": (),
     "review": ("--real",),
@@ -69,7 +70,9 @@ def test_every_command_explains_itself_with_an_example(name):
         assert option in result.output
 
 
-@pytest.mark.parametrize("name", ["demo", "world", "adapt-ldm", "train-adapter", "generate", "review", "compare"])
+@pytest.mark.parametrize(
+    "name", ["demo", "world", "adapt-ldm", "train-adapter", "adapter-report", "generate", "review", "compare"]
+)
 def test_commands_with_settings_take_params_and_set(name):
     assert all(option in run(name, "--help").output for option in ("--params", "--set"))
 
@@ -170,6 +173,35 @@ def test_what_the_models_folder_recommends_lies_below_params(generate_gets):
     Path("params.yaml").write_text("generation: {steps: 21}\n")
     run(*GENERATE, "--ldm", "model")
     assert (generate_gets[0][6].generation.steps, generate_gets[0][6].generation.jpeg_quality) == (21, 70)
+
+
+def test_adapter_report_passes_on_what_was_given_and_ends_with_one_line(monkeypatch, tmp_path):
+    import engine.report.quality_page
+
+    calls = []
+
+    def report_quality(*arguments):
+        calls.append(arguments)
+        return {"real": {"map": None if len(calls) > 1 else 0.4321}, "data": {"images": 7}}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine.report.quality_page, "report_quality", report_quality)
+    command = ["adapter-report", "--adapter", "a", "--data", "d", "--ldm", "world", "--out", "o"]
+    first = run(*command, "--images", "9", "--no-record", "--seed", "4", "--set", "adapter.wanted_precision=0.9")
+    assert (first.exit_code, first.output) == (0, "AP 43.2 on 7 validation images. Report: o/report.html\n")
+    data, ldm, adapter, out, settings, *rest = calls[0]
+    assert (data, ldm, adapter, out, rest) == (
+        Path("d"), str(embedded_folder()), Path("a"), Path("o"), [9, 4, False],
+    )  # fmt: skip
+    assert settings.adapter.wanted_precision == 0.9
+    second = run(*command)
+    assert second.exit_code == 0 and second.output.startswith("no object") and calls[1][5:] == (50, 0, True)
+
+
+def test_adapter_report_without_an_adapter_ends_with_2_and_one_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("adapter-report", "--adapter", "a", "--data", "d", "--ldm", "world", "--out", "o")
+    assert result.exit_code == 2 and "d" in result.stderr and not (tmp_path / "o").exists()
 
 
 def test_compare_writes_plot_data_and_one_line(monkeypatch, tmp_path):
