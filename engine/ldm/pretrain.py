@@ -42,6 +42,10 @@ RECOMMENDED = {
         "width": 64, "convs": 2, "extra_levels": 0, "latent_stem": True, "steps": 600, "batch_size": 16,
         "learning_rate": 1.5e-3, "weight_decay": 0.05, "clip_norm": 1.0,
     },
+    "detr": {
+        "queries": 60, "encoder_layers": 1, "decoder_layers": 3, "attention_heads": 4, "feedforward": 128,
+        "denoising_queries": 20,
+    },
     "generation": {
         "steps": 20, "strength_min": 0.3, "strength_max": 0.6, "guidance_min": 2.0, "guidance_max": 2.0,
         "eta_min": 0.0, "eta_max": 0.2, "score_threshold": 0.5, "domain": "scene",
