@@ -34,16 +34,18 @@ class LdmBackbone(nn.Module):
         with_latents: whether the noisy latents come before the levels, for a reader with a stem.
     """
 
-    def __init__(self, ldm: LatentDiffusion, timestep: int, with_latents: bool = True, seed: int = 0):
+    def __init__(self, ldm: LatentDiffusion, timestep: int, with_latents: bool = True):
         super().__init__()
         self.ldm, self.timestep = ldm, timestep  # LatentDiffusion is no Module: its weights are not ours to train
         self.with_latents = with_latents
-        self.generator = torch.Generator().manual_seed(seed)
 
     def forward(self, pixels: Tensor, texts: Sequence[str] | None = None) -> list[Tensor]:
-        latents = self.ldm.encode_images(pixels)
-        if self.training:
-            noise = torch.randn(latents.shape, generator=self.generator)
+        return self.read(self.ldm.encode_images(pixels), texts)
+
+    def read(self, latents: Tensor, texts: Sequence[str] | None = None) -> list[Tensor]:
+        """The same from latents (B, C, h, w) of images."""
+        if self.training:  # from the global random state, which the training loop sets at every step
+            noise = torch.randn(latents.shape)
         else:  # the same noise for every image, so that a prediction depends on its image alone
             noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(0)]).expand_as(latents)
         features = self.ldm.features(latents, self.timestep, noise, texts)
@@ -87,9 +89,9 @@ def frame_of(ldm: LatentDiffusion, resolution: int) -> Frame:
     return Frame(resolution, ldm.alignment)
 
 
-def build_adapter(reader: Reader, ldm: LatentDiffusion, timestep: int, seed: int = 0) -> Detector:
+def build_adapter(reader: Reader, ldm: LatentDiffusion, timestep: int) -> Detector:
     """The reader on the frozen model, as a detector of real images: what is trained and measured."""
-    return Detector(LdmBackbone(ldm, timestep, reader.stem is not None, seed), reader)
+    return Detector(LdmBackbone(ldm, timestep, reader.stem is not None), reader)
 
 
 def describe(ldm: LatentDiffusion, settings: Settings, timestep: int, categories: tuple[Category, ...]) -> dict:

@@ -63,12 +63,12 @@ class StateFile:
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         meta = {"format": FORMAT, "identity": self.identity, "progress": vars(progress), "sha256": _sha256(tensors)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, self._partial, {"state": json.dumps(meta)})
-        with open(self._partial, "rb") as file:
+        save_file(tensors, _partial(self.path), {"state": json.dumps(meta)})
+        with open(_partial(self.path), "rb") as file:
             os.fsync(file.fileno())
         if self.path.exists():
-            os.replace(self.path, self._previous)
-        os.replace(self._partial, self.path)
+            os.replace(self.path, _previous(self.path))
+        os.replace(_partial(self.path), self.path)
         sync_folder(self.path.parent)
 
     def load(
@@ -81,7 +81,7 @@ class StateFile:
             ModelError: the files that are there are damaged.
         """
         damaged = []
-        for path in (self.path, self._previous):
+        for path in (self.path, _previous(self.path)):
             if not path.exists():
                 continue
             try:
@@ -102,19 +102,6 @@ class StateFile:
                 "state. Remove the file to start the training again."
             )
         return None
-
-    def remove(self) -> None:
-        """The training is over: its checkpoint is written."""
-        for path in (self._partial, self._previous, self.path):
-            path.unlink(missing_ok=True)
-
-    @property
-    def _partial(self) -> Path:
-        return self.path.with_name(f".tmp-{self.path.name}")
-
-    @property
-    def _previous(self) -> Path:
-        return self.path.with_name(f"previous-{self.path.name}")
 
     def _check(self, path: Path, found: dict) -> None:
         names = sorted(found.keys() | self.identity.keys())
@@ -142,6 +129,20 @@ class StateFile:
         if average is not None:
             for name, value in _below(tensors, "average.").items():
                 average.values[name].copy_(value)
+
+
+def remove_state(path: Path) -> None:
+    """Remove the state at `path` and what belongs to it: what was trained is safe elsewhere."""
+    for file in (_partial(path), _previous(path), path):
+        file.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".tmp-{path.name}")
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"previous-{path.name}")
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -66,10 +66,11 @@ def fit(
     Args:
         device: None: where the model is.
         state: a file for the state that a stopped training goes on from; it is left there for the caller to remove
-            once what was trained is safe (`StateFile.remove`).
+            once what was trained is safe (`remove_state`).
         digest: of all that decides the outcome beside the settings; a state with another one is refused.
         journal: writes curves and examples as the training goes.
-        loaders: processes that prepare batches ahead; None: none on a CPU, which has no time to spare.
+        loaders: processes that prepare batches ahead; None: some beside a GPU, none on a CPU, which has no time to
+            spare.
 
     Raises:
         RunFailed: a loss or gradient is not finite (names step and images), or the GPU's memory is not enough.
@@ -250,7 +251,7 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 def _loaders_for(accelerator: Accelerator) -> int:
-    if accelerator.device.type == "cpu":
+    if accelerator.device.type != "cuda":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = cores // accelerator.num_processes
