@@ -129,14 +129,15 @@ def train_ldm(out: Path, settings: PretrainSettings, start: Path | None = None) 
     Returns the record behind the model card.
     """
     torch.manual_seed(settings.seed)
-    tokenizer = build_tokenizer()
     images, captions, prompts = render_many(settings.first_seed, settings.scenes)
     if start is None:
+        tokenizer = build_tokenizer()
         text_encoder, unet = build_text_encoder(tokenizer), build_unet()
         vae = build_autoencoder(patches_of(images[:1000]))
         before, decoder = None, _world_decoder(vae, images[:8000], settings, out / "training")
     else:
         pipeline = StableDiffusionPipeline.from_pretrained(start, local_files_only=True, use_safetensors=True)
+        tokenizer = pipeline.tokenizer  # words must keep the numbers that the text encoder knows
         text_encoder, unet, vae = pipeline.text_encoder.float(), pipeline.unet.float(), pipeline.vae.float()
         before = json.loads((start / RECORD).read_text(encoding="utf-8"))
         decoder = before["decoder"]
