@@ -74,9 +74,9 @@ def class_maps(
 
 
 def _normalised(values: Tensor) -> Tensor:
-    """From 0 at the lowest to 1 at the highest; an even map, which points nowhere, is 0."""
+    """From 0 at the lowest to 1 at the highest; a map that is even but for rounding points nowhere and is 0."""
     low, high = values.aminmax()
-    return (values - low) / (high - low).clamp(min=1e-8)
+    return (values - low) / (high - low) if high - low > 1e-6 else torch.zeros_like(values)
 
 
 @torch.no_grad()
