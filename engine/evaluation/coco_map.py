@@ -10,10 +10,16 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from engine.data.dataset import Dataset
+from engine.data.segmentation import segmentation_rle
+from engine.errors import DatasetError
 from engine.evaluation.matching import AREAS, RECALLS, ClassMatches, image_results
 from engine.evaluation.reference import class_names, run_coco
 
@@ -64,12 +70,16 @@ class Matched:
     objects: int
 
 
-def evaluate(dataset: Dataset, detections: Sequence[Mapping]) -> Metrics:
-    """Score COCO result dicts {image_id, category_id, bbox XYWH, score} in pixels of the original images.
+def evaluate(dataset: Dataset, detections: Sequence[Mapping], iou_type: Literal["bbox", "segm"] = "bbox") -> Metrics:
+    """Score COCO result dicts {image_id, category_id, bbox XYWH, score} in pixels of the original images, by the
+    overlap of boxes or, for "segm", of masks: then each dict has a COCO `segmentation` too.
 
-    Raises DatasetError, with the first ten, for detections on unknown images or classes, or with unusable numbers.
+    Raises DatasetError, with the first ten, for detections on unknown images or classes, or with unusable numbers; for
+    "segm" also for the first object or detection without a readable mask.
     """
     run = run_coco(dataset, detections)
+    if iou_type == "segm":
+        _match_masks(run, dataset, detections)
     with contextlib.redirect_stdout(io.StringIO()):
         run.accumulate()
     precision, recall = run.eval["precision"], run.eval["recall"]  # (T, 101, K, A, 3), (T, K, A, 3); -1: undefined
@@ -89,6 +99,32 @@ def evaluate(dataset: Dataset, detections: Sequence[Mapping]) -> Metrics:
         per_class50={name: _mean(at[0.5][:, :, k, 0, 2]) for k, name in enumerate(names)},
         counts=_counts(dataset, detections, names),
     )
+
+
+def _match_masks(run: COCOeval, dataset: Dataset, detections: Sequence[Mapping]) -> None:
+    """Match anew, by masks. `run` holds objects and detections under their positions, from 1."""
+    pictures = {image.id: (image.width, image.height) for image in dataset.images}
+
+    def give_masks(held: COCO, position: int, named: str, image_id: int, segmentation: object) -> None:
+        try:
+            rle = segmentation_rle(segmentation, pictures[image_id], pictures[image_id])
+            if rle is None:
+                raise ValueError("it has none")
+        except ValueError as problem:
+            raise DatasetError(
+                f"No mask AP on split '{dataset.split}' of {dataset.folder}: no mask can be read from the "
+                f"segmentation of {named}: {problem}. Correct it, or score boxes only."
+            ) from None
+        held.anns[position]["segmentation"] = rle
+
+    for position, a in enumerate(dataset.annotations, start=1):
+        give_masks(run.cocoGt, position, f"annotation {a.id}", a.image_id, a.extra.get("segmentation"))
+    for position, d in enumerate(detections, start=1):
+        give_masks(run.cocoDt, position, f"detection {position - 1}", d["image_id"], d.get("segmentation"))
+        run.cocoDt.anns[position]["area"] = float(coco_mask.area(run.cocoDt.anns[position]["segmentation"]))
+    run.params.iouType = "segm"
+    with contextlib.redirect_stdout(io.StringIO()):
+        run.evaluate()
 
 
 def precision_recall(
