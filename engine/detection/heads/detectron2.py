@@ -220,7 +220,7 @@ def _from_yaml(file: Path, settings: HeadSettings, num_classes: int, strides: Se
     if "_levels" not in BACKBONE_REGISTRY:
         BACKBONE_REGISTRY.register(_levels)
     width, names, cfg = settings.width, _names(strides), get_cfg()
-    cfg.merge_from_other_cfg(CfgNode(_read_yaml(file)))
+    _merge(cfg, file)
     model = cfg.MODEL
     model.WEIGHTS, model.DEVICE, model.MASK_ON, model.KEYPOINT_ON = "", "cpu", False, False
     model.BACKBONE.NAME = "_levels"
@@ -264,16 +264,13 @@ class _Yaml(yaml.SafeLoader):
 _Yaml.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: [])
 
 
-def _read_yaml(file: Path) -> dict:
-    """A config and those that it is based on, as one."""
+def _merge(cfg: CfgNode, file: Path) -> None:
+    """Put a config, after those that it is based on, into `cfg`."""
     own = yaml.load(file.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506, a SafeLoader
     base = own.pop("_BASE_", None)
-    if base is None:
-        return own
-    merged = CfgNode(_read_yaml(file.parent / base))
-    merged.set_new_allowed(True)
-    merged.merge_from_other_cfg(CfgNode(own))
-    return merged
+    if base is not None:
+        _merge(cfg, file.parent / base)
+    cfg.merge_from_other_cfg(CfgNode(own))
 
 
 def _levels(cfg, input_shape) -> _Levels:

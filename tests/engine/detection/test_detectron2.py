@@ -1,6 +1,5 @@
 """The head without detectron2 (here), and with it: `-m detectron2`, where it is installed."""
 
-import subprocess
 import sys
 
 import pytest
@@ -14,6 +13,7 @@ from engine.errors import ModelError
 
 SIZE = 64
 RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+LONGER = "COCO-Detection/retinanet_R_50_FPN_3x.yaml"  # overrides tuples of its base
 FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
 FCOS = "COCO-Detection/fcos_R_50_FPN_1x.py"
 CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
@@ -35,22 +35,13 @@ def target(boxes=(), labels=(), ignore=()) -> Target:
     )
 
 
-WITHOUT = """
-import sys
-sys.modules["detectron2"] = None
-from engine.detection.heads import HeadSettings, build_head
-from engine.errors import ModelError
-try:
-    build_head(HeadSettings("detectron2:COCO-Detection/retinanet_R_50_FPN_1x.yaml", 32), 3, (4, 8))
-except ModelError as error:
-    print(error)
-"""
-
-
-def test_without_detectron2_one_line_says_how_to_get_it():
-    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1 and "uv sync --extra detectron2" in done.stdout
+def test_without_detectron2_one_line_says_how_to_get_it(monkeypatch):
+    module = "engine.detection.heads.detectron2"
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    monkeypatch.setitem(sys.modules, module, None)  # so that what is imported now is forgotten after the test
+    del sys.modules[module]
+    with pytest.raises(ModelError, match=r"^.*COCO-Detection/retina.*uv sync --extra detectron2$"):
+        build(RETINANET)
 
 
 @pytest.fixture
@@ -123,10 +114,10 @@ class TestWithDetectron2:
         assert len(centres) and ((centres >= 4) & (centres <= 24)).all()
 
     def test_what_a_dense_loss_remembers_is_saved(self):
-        detector, pixels = build(RETINANET), torch.randn(1, 3, SIZE, SIZE)
+        detector, pixels = build(LONGER), torch.randn(1, 3, SIZE, SIZE)
         truths = [target([(4, 4, 24, 24)], [0])]
         detector(pixels, truths)
-        other = build(RETINANET)
+        other = build(LONGER)
         other.load_state_dict(detector.state_dict())
         assert sum(other(pixels, truths).values()) == sum(detector(pixels, truths).values())
 
@@ -148,10 +139,10 @@ class TestWithDetectron2:
         base, own = tmp_path / "base.yaml", tmp_path / "own.yaml"
         written = tmp_path / "written"
         base.write_text(
-            "MODEL: {META_ARCHITECTURE: RetinaNet, RETINANET: {NORM: GN, NUM_CONVS: 2, PRIOR_PROB: 0.1}}\n"
-            f"OUTPUT_DIR: !!python/object/apply:os.system ['touch {written}']\n"
+            "MODEL:\n  META_ARCHITECTURE: RetinaNet\n  RETINANET: {NORM: GN, PRIOR_PROB: 0.1}\n"
+            f"  ANCHOR_GENERATOR: {{SIZES: !!python/object/apply:os.system ['touch {written}']}}\n"
         )
-        own.write_text("_BASE_: base.yaml\nMODEL: {RETINANET: {PRIOR_PROB: 0.2}}\nOUTPUT_DIR: out\n")
+        own.write_text("_BASE_: base.yaml\nMODEL: {RETINANET: {PRIOR_PROB: 0.2}}\n")
         head = build(str(own)).reader.head.model.head
         assert not written.exists()
         assert isinstance(head.cls_subnet[1], torch.nn.GroupNorm)
@@ -184,4 +175,4 @@ class TestWithDetectron2:
             optimizer.step()
         for found, truth in zip(detector.eval().detect(pixels), targets, strict=True):
             assert found.labels[0] == truth.labels[0] and found.scores[0] > 0.3
-            assert (found.boxes_xyxy[0] - truth.boxes_xyxy[0]).abs().max() < 4
+            assert (found.boxes_xyxy[0] - truth.boxes_xyxy[0]).abs().max() < 5
