@@ -72,6 +72,8 @@ def plot(name: str, curve: Curve) -> bytes:
         above.plot(steps, values, label="sum" if part == "loss" and len(names) > 1 else part, marker=marker, **style)
     if min(v for _, _, losses in curve for v in losses.values()) > 0:
         above.set_yscale("log")
+        above.yaxis.set_major_formatter("{x:g}")
+        above.yaxis.set_minor_formatter("{x:.2g}")
     above.set_ylabel("loss")
     above.set_title(f"{name}, step {steps[-1]}")
     above.legend(fontsize=8, ncols=2 if len(names) > 6 else 1, frameon=False)
