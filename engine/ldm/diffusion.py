@@ -15,6 +15,7 @@ from engine.ldm.families import Entry
 from engine.ldm.families.conditioning import Conditioning
 from engine.ldm.folder import LdmIdentity, find_ldm, hash_weights, identify
 from engine.ldm.pipeline import open_pipeline
+from engine.ldm.samplers import schedule_config
 from engine.ldm.taps import Capture, Tap, capture, cells_per_side, measure_taps
 
 __all__ = ["LatentDiffusion", "LdmIdentity", "choose_device", "draw_noise", "find_ldm", "hash_weights", "load_ldm"]
@@ -41,9 +42,7 @@ class LatentDiffusion:
         self.denoiser: nn.Module = getattr(pipeline, entry.denoiser)
         self.vae: nn.Module = pipeline.vae
         self.identity, self.device, self.dtype = identity, device, self.denoiser.dtype
-        # "Leading" spacing with offset 1 ends at t = 1, where the paper's adapter reads, for any number of steps.
-        fixed = {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading", "steps_offset": 1}
-        self.scheduler_config = {**pipeline.scheduler.config, **fixed}
+        self.scheduler_config = schedule_config(pipeline.scheduler)
         self.scheduler = DDIMScheduler.from_config(self.scheduler_config)
         self.latent_stride: int = pipeline.vae_scale_factor
         self.latent_channels: int = self.denoiser.config.in_channels

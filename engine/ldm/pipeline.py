@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,9 @@ def _quiet() -> Iterator[None]:
     diffusers_logging.set_verbosity_error(), transformers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar(), transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # advice on configs of models that are others'
+            yield
     finally:
         diffusers_logging.set_verbosity(previous[0]), transformers_logging.set_verbosity(previous[1])
         diffusers_logging.enable_progress_bar(), transformers_logging.enable_progress_bar()

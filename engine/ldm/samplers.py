@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler, SchedulerMixin
 from torch import Tensor
 
 from engine.errors import ModelError
@@ -73,6 +73,17 @@ class Schedule:
         deviation = eta.to(latents)[:, None, None, None] * variance.clamp(min=0).sqrt()
         direction = (1 - target - deviation.square()).clamp(min=0).sqrt() * old_noise
         return target.sqrt() * clean + direction + deviation * noise
+
+
+def schedule_config(scheduler: SchedulerMixin) -> dict:
+    """The config of a model's own scheduler, fixed to what every sampler here starts from: "leading" spacing with
+    offset 1 ends at t = 1, where the paper's adapter reads, for any number of steps.
+
+    Without the note of which values were defaults: diffusers would drop those again, the fixed ones with them.
+    """
+    config = {k: v for k, v in scheduler.config.items() if k != "_use_default_values"}
+    fixed = {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading", "steps_offset": 1}
+    return {**config, **fixed}
 
 
 def make_schedule(scheduler_config: dict, sampler: str, steps: int) -> Schedule:

@@ -5,10 +5,12 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PixArtSigmaPipeline,
+    PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
@@ -17,11 +19,11 @@ from diffusers import (
 
 from engine.errors import ModelError
 from engine.ldm.diffusion import load_ldm
-from engine.ldm.samplers import SAMPLERS, make_schedule
+from engine.ldm.samplers import SAMPLERS, make_schedule, schedule_config
 from engine.ldm.sampling import SampleRequest, last_timestep, sample
 from tests.engine.ldm.conftest import SCALED
 
-CONFIG = {**DDIMScheduler(**SCALED).config, "timestep_spacing": "leading", "steps_offset": 1}
+CONFIG = schedule_config(DDIMScheduler(**SCALED))
 STOCK = {
     "ddim": lambda config: DDIMScheduler.from_config(
         config, timestep_spacing="leading", steps_offset=1, clip_sample=False, thresholding=False
@@ -107,6 +109,14 @@ def test_where_samplers_end(model_of):
     ldm = load_ldm(model_of("sd2"), device="cpu")
     assert [last_timestep(ldm, s, 4) for s in SAMPLERS] == [1, 249, 259]
     assert {last_timestep(ldm, "ddim", steps) for steps in (1, 7, 20, 50, 501, 999)} == {1}
+
+
+def test_what_a_folder_leaves_to_defaults_does_not_move_the_last_step():
+    for scheduler in (DPMSolverMultistepScheduler(), EulerDiscreteScheduler(), DDIMScheduler(), PNDMScheduler()):
+        config = schedule_config(scheduler)
+        assert make_schedule(config, "ddim", 20).timesteps[-1] == 1
+        assert make_schedule(config, "euler_trailing", 4).timesteps[-1] == 249
+        assert DDIMScheduler.from_config(config).config.clip_sample is False
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler_trailing"])
