@@ -36,7 +36,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="trainings at once, one thread each")
-    parser.add_argument("--record", action="store_true", help="write gate.json and the card in the model's folder")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="write gate.json and the card in the model's folder, beside the heads that are there",
+    )
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value")
     args = parser.parse_args()
     scores: dict[str, dict[str, list[Score]]] = {}
@@ -111,7 +115,13 @@ def record(scores: dict[str, dict[str, list[Score]]], args: argparse.Namespace) 
         for head, kinds in scores.items()
     }
     command = "python bench/adapter_gate.py " + " ".join(sys.argv[1:])
-    gate = {"labels": args.labels, "test": args.test, "command": command, "heads": heads}
+    gate = {"labels": args.labels, "test": args.test, "commands": [], "heads": {}}
+    if (folder / GATE).is_file():
+        before = json.loads((folder / GATE).read_text(encoding="utf-8"))
+        if (before["labels"], before["test"]) == (args.labels, args.test):
+            gate = before  # heads that were measured one by one stand in one table
+    gate["heads"].update(heads)
+    gate["commands"] = [*(c for c in gate["commands"] if c != command), command]
     (folder / GATE).write_text(json.dumps(gate, indent=1) + "\n", encoding="utf-8")
     write_card(folder)
 
