@@ -43,7 +43,7 @@ from engine.detection.prediction import predict
 from engine.detection.targets import Detections
 from engine.errors import ConfigError
 from engine.ldm.diffusion import LatentDiffusion, find_ldm, load_ldm
-from engine.report.pictures import contact_sheet, draw_boxes
+from engine.report.pictures import contact_sheet, draw_boxes, label_colours
 
 RESULTS = Path("docs/results/failure_cases.json")
 TIMESTEPS = ((1,), (100,), (300,), (600,), (100, 300, 600))
@@ -196,11 +196,13 @@ def sheet(cases: dict[str, Dataset], found: dict[str, dict[str, Sequence[dict]]]
     pictures, captions = [], []
     for case, data in cases.items():
         names = {category.id: category.name for category in data.categories}
+        colours = label_colours(class_names(data))
         for method, results in found.items():
             for record in data.images[:columns]:
                 own = [r for r in results[case] if r["image_id"] == record.id]
                 labels, scores = [names[r["category_id"]] for r in own], [r["score"] for r in own]
-                pictures.append(draw_boxes(data.load(record), [r["bbox"] for r in own], labels, scores))
+                boxes = [r["bbox"] for r in own]
+                pictures.append(draw_boxes(data.load(record), boxes, labels, scores, colours=colours))
                 captions.append(f"{method}: {prompt_of(record)}")
     return contact_sheet(pictures, columns, captions)
 
