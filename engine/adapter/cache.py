@@ -146,11 +146,11 @@ def _plan(
     for bucket in source.banks[0].buckets.values():
         rows = [(sample, view) for sample in bucket for view in range(views)]
         (levels, _), *_ = _computed(rows[:1], kind, backbone, source, accelerator)
-        row = sum(level.nbytes for level in levels) + max(_target_bytes(sample) for sample in bucket)
-        count = max(1, SHARD_BYTES // row)
+        row, targets = sum(level.nbytes for level in levels), [_target_bytes(sample) for sample in bucket]
+        count = max(1, SHARD_BYTES // (row + max(targets)))
         for start in range(0, len(rows), count):
             shards.append(Shard(folder / f"{len(shards):05d}.safetensors", rows[start : start + count]))
-        need += row * len(rows)
+        need += row * len(rows) + views * sum(targets)
     return shards, need
 
 

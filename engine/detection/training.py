@@ -164,7 +164,8 @@ class _Training:
     def _step(self, runner: nn.Module, step: int, batch: Batch) -> float:
         """One step; the mean loss over all processes."""
         device, settings = self.accelerator.device, self.settings
-        torch.manual_seed((self.batches.seed * 9_176_263 + step) * 1_009 + self.part[0])  # the model's own noise
+        seed_all = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+        seed_all(((self.batches.seed * 9_176_263 + step) * 1_009 + self.part[0]) % 2**63)  # for the model's own noise
         pixels = send_to_device(batch.pixels, device)
         losses = runner(pixels, [target.to(device) for target in batch.targets], batch.texts)
         total = sum(losses.values())

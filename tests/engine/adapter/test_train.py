@@ -108,7 +108,7 @@ def test_shards_are_of_bounded_size_and_the_disk_they_need_is_known_before(parts
     total = sum(path.stat().st_size for path in shards)
     assert len(shards) > 1 and all(path.stat().st_size < 45_000 for path in shards)
     told = float(caplog.messages[-1].split("needs ")[1].split(" MB")[0]) * 1e6
-    assert abs(told - total) < 0.2 * total + 5e4
+    assert total - 5e4 < told < 1.2 * total + 5e4  # the masks that augmentation cuts off are counted
     usage = namedtuple("usage", "total used free")(10**9, 10**9 - 1000, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(RunFailed, match="MB, but only 0.0 MB are free.*cache_views"):
