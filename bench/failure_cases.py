@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,7 +44,7 @@ from engine.errors import ConfigError
 from engine.ldm.diffusion import LatentDiffusion, find_ldm, load_ldm
 from engine.report.pictures import contact_sheet, draw_boxes, label_colours
 
-RESULTS = Path("docs/results/failure_cases.json")
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "failure_cases.json"
 TIMESTEPS = ((1,), (100,), (300,), (600,), (100, 300, 600))
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Detect = Callable[[Tensor, list[str]], list[Detections]]
@@ -64,6 +63,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     settings = load_settings(None, args.overrides, find_ldm(args.ldm))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -91,7 +91,6 @@ def main() -> None:
             sheet(cases, found).save(args.sheet)
     print(markdown(table))
     record = {
-        "command": "python bench/failure_cases.py " + " ".join(sys.argv[1:]),
         "ldm": ldm.identity.as_dict(),
         "adapter": {k: adapter.card[k] for k in ("head", "timestep", "prompt_mode", "validation", "weights_sha256")},
         "adapter_training": {k: v for k, v in adapter.card["training"].items() if k != "curve"},
