@@ -142,7 +142,10 @@ class DenoisingTrainer:
                 bar.update()
                 if self.step % 100 == 0 or self.step == settings.steps:
                     self.curve.append((self.step, sum(running) / len(running)))
-                    bar.set_postfix(loss=f"{self.curve[-1][1]:.4f}", caption=f"{self.last_caption_loss:.4f}")
+                    shown = {"loss": f"{self.curve[-1][1]:.4f}"}
+                    if self.caption_loss is not None:
+                        shown["caption"] = f"{self.last_caption_loss:.4f}"
+                    bar.set_postfix(shown)
                     running = []
                 if self.step % settings.save_every == 0:
                     self._save_state()
