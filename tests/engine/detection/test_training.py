@@ -29,8 +29,10 @@ class Noise:
 
     def __init__(self, seed=0, batch_size=4, poisoned=None):
         self.seed, self.batch_size, self.poisoned = seed, batch_size, poisoned
+        self.asked = []
 
     def batch(self, step, part=(0, 1)):
+        self.asked.append(step)
         pixels = torch.randn(self.batch_size, 3, 8, 8, generator=torch.Generator().manual_seed(self.seed * 999 + step))
         ids = [100 * step + i for i in range(self.batch_size)]
         if step == self.poisoned:
@@ -161,8 +163,8 @@ def test_a_killed_training_goes_on_as_if_unbroken(stop, unbroken, tmp_path):
 
     path = tmp_path / "state.safetensors"
     assert os.WTERMSIG(forked(lambda: trained(batches=Deadly(), state=path))) == signal.SIGKILL
-    assert path.exists() == (stop >= 3)
-    result = trained(state=path)
+    result = trained(state=path, batches=(batches := Noise()))
+    assert batches.asked[0] == stop // 3 * 3
     assert same(result[0], unbroken[0]) and result[1] == unbroken[1]
 
 
@@ -192,7 +194,8 @@ def test_a_kill_while_saving_leaves_a_state_that_loads(kind, point, unbroken, tm
 
     path = tmp_path / "state.safetensors"
     assert os.WTERMSIG(forked(killed)) == kind
-    result = trained(state=path)
+    result = trained(state=path, batches=(batches := Noise()))
+    assert batches.asked[0] == (0 if point < 3 else 3)  # a save is four points, and the third puts it in place
     assert same(result[0], unbroken[0]) and result[1] == unbroken[1]
     remove_state(path)
     assert list(tmp_path.iterdir()) == []
