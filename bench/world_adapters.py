@@ -74,7 +74,8 @@ def train_and_score(training: Training) -> Score:
     frame = frame_of(ldm, settings.ldm.resolution)
     torch.manual_seed(seed)
     module = build(training.kind, ldm, options, settings.detr, len(train.categories))
-    batches = BatchSource([Source(train)], frame, options.batch_size, seed, text_of(train, settings))
+    masks = options.head == "maskrcnn"
+    batches = BatchSource([Source(train)], frame, options.batch_size, seed, text_of(train, settings), masks=masks)
     name = f"{training.label or training.kind} {seed}"
     record = fit(module, batches, OptimisationSettings.of(options), name)
     module.eval()
