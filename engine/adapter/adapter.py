@@ -81,6 +81,7 @@ def build_reader(settings: AdapterSettings, detr: DetrSettings, num_classes: int
         [tap.stride for tap in ldm.taps],
         settings.extra_levels,
         ldm.latent_channels if settings.latent_stem else 0,
+        ldm.latent_stride,
     )
 
 

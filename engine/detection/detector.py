@@ -20,7 +20,7 @@ class Reader(nn.Module):
         head: kind and sizes of the head; its width is that of every level behind the neck.
         channels, strides: of the backbone's levels, finest first.
         extra_levels: levels added above the coarsest by stride-2 convolutions.
-        latent_channels: above 0, the levels come behind latents of so many channels, which a `LatentStem` reads.
+        latent_channels, latent_stride: above 0, the levels come behind such latents, which a `LatentStem` reads.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Reader(nn.Module):
         strides: Sequence[int],
         extra_levels: int = 0,
         latent_channels: int = 0,
+        latent_stride: int = 0,
     ):
         super().__init__()
         channels, strides, width = list(channels), list(strides), head.width
@@ -41,7 +42,7 @@ class Reader(nn.Module):
             strides.append(strides[-1] * 2)
         # Channels of different blocks differ in scale by orders of magnitude: each gets its own before the 1x1 mapping.
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
-        self.stem = LatentStem(latent_channels, width, channels) if latent_channels else None
+        self.stem = LatentStem(latent_channels, latent_stride, width, channels, strides) if latent_channels else None
         if self.stem is not None:
             channels = [width] * len(channels)
         necks = {"pyramid": _pyramid, "projection": Projection}
@@ -92,26 +93,42 @@ class LatentStem(nn.Module):
     is given shows edges plainly. Same idea as the spatial prior of ViT-Adapter (Chen et al. 2023).
 
     Args:
-        latent_channels: of the latent. width: channels of every level that comes out. channels: of the levels that go
-            in, finest first, each half the size of the one before, the first of the latent's size.
+        latent_channels, latent_stride: of the latent. width: channels of every level that comes out.
+        channels, strides: of the levels that go in, finest first, none finer than the latent.
     """
 
-    def __init__(self, latent_channels: int, width: int, channels: Sequence[int]):
+    def __init__(
+        self, latent_channels: int, latent_stride: int, width: int, channels: Sequence[int], strides: Sequence[int]
+    ):
         super().__init__()
         self.first = nn.Conv2d(latent_channels, width, 3, padding=1)
-        self.downs = nn.ModuleList(nn.Conv2d(width, width, 2, stride=2) for _ in channels[1:])
+        ratios = [after // before for before, after in zip([latent_stride, *strides], strides, strict=False)]
+        self.downs = nn.ModuleList(_Shrink(width, ratio) for ratio in ratios)
         self.maps = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.stages = nn.ModuleList(
             nn.Sequential(_Residual(width, width, 1), _Residual(width, width, 1)) for _ in channels
         )
 
     def forward(self, latents: Tensor, levels: Sequence[Tensor]) -> list[Tensor]:
-        """(B, C, h, w) and the levels (B, C_i, h / 2^i, w / 2^i) -> as many (B, width, h / 2^i, w / 2^i)."""
+        """(B, C, h, w) and the levels (B, C_i, h_i, w_i) -> as many (B, width, h_i, w_i)."""
         x, merged = self.first(latents), []
-        for i, (feature_map, stage, level) in enumerate(zip(self.maps, self.stages, levels, strict=True)):
-            x = stage((self.downs[i - 1](x) if i else x) + feature_map(level))
+        for down, feature_map, stage, level in zip(self.downs, self.maps, self.stages, levels, strict=True):
+            x = stage(down(x) + feature_map(level))
             merged.append(x)
         return merged
+
+
+class _Shrink(nn.Module):
+    """A convolution over patches of `ratio` x `ratio` cells; a last row or column that is not full counts as one."""
+
+    def __init__(self, width: int, ratio: int):
+        super().__init__()
+        self.ratio = ratio
+        self.conv = nn.Identity() if ratio == 1 else nn.Conv2d(width, width, ratio, stride=ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        return self.conv(nn.functional.pad(x, (0, -width % self.ratio, 0, -height % self.ratio)))
 
 
 class Detector(nn.Module):

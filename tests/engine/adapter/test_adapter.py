@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.adapter.adapter import CARD, WEIGHTS, load_adapter
+from engine.adapter.adapter import CARD, WEIGHTS, build_adapter, build_reader, load_adapter
 from engine.adapter.train import train_adapter
 from engine.config import load_settings
 from engine.errors import ModelError
@@ -121,6 +121,16 @@ def test_drawing_gives_boxes_of_the_datasets_classes(adapter_folder, world_folde
         assert len(d.boxes_xyxy) == len(d.scores) == len(d.category_ids)
         assert set(d.category_ids.tolist()) <= {1, 2, 3, 4, 5, 6}
         assert (d.boxes_xyxy >= 0).all() and (d.boxes_xyxy <= 64).all()
+
+
+@pytest.mark.parametrize(("taps", "strides"), [("down", [8, 16]), ("mid", [16]), ("up", [4, 8])])
+def test_a_stem_meets_whichever_levels_are_tapped(ldm_folder, taps, strides):
+    ldm = load_ldm(ldm_folder, device="cpu", taps=taps)
+    assert [tap.stride for tap in ldm.taps] == strides
+    reader = build_reader(dataclasses.replace(SETTINGS.adapter, taps=taps), SETTINGS.detr, 3, ldm).eval()
+    # 80 x 112 px: the extra level halves an odd number of cells.
+    found = build_adapter(reader, ldm, 1).eval().detect(torch.zeros(2, 3, 80, 112))
+    assert len(found) == 2
 
 
 def test_a_reader_without_stem_reads_the_taps_alone(world_folder, ldm_folder, tmp_path):
