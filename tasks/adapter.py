@@ -9,7 +9,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from engine.config import Settings, as_dict
+from engine.config import Settings
 from engine.errors import ModelError
 from tasks.retry import RETRIED
 
@@ -40,6 +40,7 @@ def train(data: Path, ldm: str, out: Path, settings: Settings) -> TrainedAdapter
 def find_trained(data: Path, ldm: str, out: Path, settings: Settings) -> dict | None:
     """The card of the adapter in `out`, if training again would only make the same one."""
     from engine.adapter.adapter import read_card
+    from engine.adapter.train import asked_for
     from engine.data.dataset import read_dataset
     from engine.ldm.folder import find_ldm, hash_weights
 
@@ -49,8 +50,7 @@ def find_trained(data: Path, ldm: str, out: Path, settings: Settings) -> dict | 
         return None
     training = card.get("training", {})
     same = (
-        training.get("settings") == as_dict(settings.adapter)
-        and card["resolution"] == settings.ldm.resolution
+        training.get("settings") == asked_for(settings)
         and training.get("data_sha256") == read_dataset(data, "train").digest()
         and card["ldm"]["weights_sha256"] == hash_weights(find_ldm(ldm, settings.ldm.revision))
     )

@@ -76,7 +76,7 @@ def train_adapter(data: Path, ldm: str | Path, out: Path, settings: Settings) ->
         "data_sha256": train.digest(),
         "images": len(train.images),
         "boxes": len(train.annotations),
-        "settings": as_dict(options),
+        "settings": asked_for(settings),
         "curve": record.curve,
     }
     if val is not None:
@@ -114,6 +114,21 @@ def _fit(
 
 def _cache_folder(out: Path, kind: str) -> Path:
     return out / f"cache-{kind}"
+
+
+def asked_for(settings: Settings) -> dict:
+    """The settings that decide what an adapter becomes, json-ready: equal ones on equal data and model make it anew."""
+    generation = settings.generation
+    asked = {
+        "adapter": as_dict(settings.adapter),
+        "detr": as_dict(settings.detr),
+        "resolution": settings.ldm.resolution,
+    }
+    if settings.adapter.timestep is None:  # then the sampler decides; DDIM's last step is the same for any number
+        asked["sampler"] = [generation.sampler, 0 if generation.sampler == "ddim" else generation.steps]
+    if settings.adapter.prompt != "none":
+        asked["words"] = [generation.domain, generation.style]
+    return asked
 
 
 def text_of(dataset: Dataset, settings: Settings) -> Callable[[ImageRecord], str]:

@@ -9,7 +9,7 @@ import torch
 from engine.adapter import cache as cache_module
 from engine.adapter.adapter import CARD, WEIGHTS, build_adapter, build_reader, frame_of
 from engine.adapter.cache import FromCache, build_cache
-from engine.adapter.train import train_adapter
+from engine.adapter.train import asked_for, train_adapter
 from engine.config import load_settings
 from engine.data.dataset import read_dataset
 from engine.detection.journal import CURVE, EXAMPLES, PLOT
@@ -145,3 +145,18 @@ def test_noise_of_training_depends_on_the_random_state_alone_and_prediction_on_t
     backbone.eval()
     assert torch.equal(noisy(1), noisy(2))
     backbone.train()
+
+
+def test_what_an_adapter_is_asked_for_decides_whether_it_is_trained_again():
+    def asked(*overrides: str) -> dict:
+        return asked_for(load_settings(None, list(overrides)))
+
+    assert asked() == asked("generation.steps=20") == asked("generation.score_threshold=0.6", "compare.seeds=5")
+    for change in ("adapter.steps=7", "detr.queries=50", "generation.sampler=lcm", "ldm.resolution=256"):
+        assert asked(change) != asked()
+    lcm = "generation.sampler=lcm"
+    assert asked(lcm, "generation.steps=4") != asked(lcm, "generation.steps=8")
+    at = "adapter.timestep=50"
+    assert asked(lcm, at, "generation.steps=4") == asked(at, "generation.steps=8")
+    words = "adapter.prompt=template"
+    assert asked(words, "generation.domain=street") != asked(words) and asked("generation.domain=street") == asked()
