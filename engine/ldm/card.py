@@ -105,7 +105,7 @@ def _head_row(head: str, kinds: dict) -> str:
         *against,
         f"{adapter['parameters'] / 1e6:.2f} M",
         f"{1000 * adapter['step_seconds']:.0f}",
-        f"{1000 * adapter['image_seconds']:.0f}",
+        f"{1000 * adapter['image_seconds']:.0f}" if "image_seconds" in adapter else "",
     ]
     return f"| {' | '.join(cells)} |"
 
