@@ -26,7 +26,7 @@ from engine.detection.training import fit
 from engine.evaluation.coco_map import Metrics, evaluate
 from engine.ldm.diffusion import load_ldm
 
-# Measured on 100 scenes of the embedded world's validation split; what is not here is as the model's engine.json says.
+# A rate that transformer heads stand, not searched for; what is not here is as the model's engine.json says.
 HEAD_OVERRIDES = {
     "dino": ("adapter.learning_rate=5e-4",),
     "rtdetr": ("adapter.learning_rate=5e-4",),

@@ -86,6 +86,7 @@ def _gate_lines(gate: dict | None) -> list[str]:
         "Printed by:",
         "",
         *(f"- `{command}`" for command in gate["commands"]),
+        *(["", gate["remark"]] if "remark" in gate else []),
     ]
     return lines
 
