@@ -30,6 +30,7 @@ class PlannedItem:
         seed: of the noise; from 0, below 2^53.
         strength: encode ratio, 0 to 1.
         width, height: pixels at which it is drawn.
+        mode: "img2img"; or "text_to_image", where the source image only lends its words and its size.
     """
 
     item: int
@@ -43,6 +44,7 @@ class PlannedItem:
     eta: float
     width: int
     height: int
+    mode: str = "img2img"
 
 
 @dataclass(frozen=True)
