@@ -1,4 +1,7 @@
-"""plan.json: written once, whole or not at all; a folder belongs to one plan for ever."""
+"""plan.json and items.npy: written once, whole or not at all; a folder belongs to one plan for ever.
+
+plan.json is written last and holds the sha256 of items.npy: without it there is no plan.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ from engine.config import Settings
 from engine.data.dataset import read_dataset
 from engine.errors import DatasetError, RunConflict
 from engine.generation.durable import replace_durably, to_json
+from engine.generation.items_file import ITEMS, check_rows, is_items, read_items, write_items
 from engine.generation.lock import lock
-from engine.generation.plan import Plan, make_plan
+from engine.generation.plan import TABLES, Plan, make_plan
 
 log = logging.getLogger(__name__)
-VERSION = 1
-TABLES = ("categories", "sources", "prompts", "rows")
+VERSION = 2
 
 
-def prepare(data: Path, out: Path, images: int, seed: int, settings: Settings, identity: Mapping) -> Plan:
+def prepare(data: Path, out: Path, images: int | None, seed: int, settings: Settings, identity: Mapping) -> Plan:
     """Make the run's plan in `out`, or take up the one that is there.
 
     Args:
@@ -42,12 +45,12 @@ def prepare(data: Path, out: Path, images: int, seed: int, settings: Settings, i
         if (out / "plan.json").exists():
             return _take_up(out, wanted)
         _refuse_foreign(out)
-        replace_durably(out / "plan.json", _lines(wanted))
+        replace_durably(out / "plan.json", _lines(wanted, write_items(out, wanted.rows)))
     return wanted
 
 
 def load_plan(out: Path) -> Plan:
-    """Read a run's plan and check it against its own digest.
+    """Read a run's plan and check it against its own digest. The items are mapped, not read into memory.
 
     Raises:
         DatasetError: there is none, or it is damaged.
@@ -58,11 +61,14 @@ def load_plan(out: Path) -> Plan:
     try:
         content = json.loads(path.read_bytes())
         version = content["version"]
-        plan = _parsed(content) if version == VERSION else None
+        parts = _parsed(content) if version == VERSION else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
-    if plan is None:
+    if parts is None:
         raise DatasetError(f"{path} is of version {version!r}; this program reads version {VERSION}.")
+    rows = read_items(out, content["items_sha256"])
+    check_rows(out / ITEMS, rows, *(len(parts[name]) for name in ("sources", "prompts", "styles")))
+    plan = Plan(rows=rows, **parts)
     if plan.digest != content.get("digest"):
         raise _damaged(path, f"its content has digest {plan.digest}, it says {content.get('digest')}")
     return plan
@@ -96,7 +102,8 @@ def _take_up(out: Path, wanted: Plan) -> Plan:
 
 
 def _refuse_foreign(out: Path) -> None:
-    foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
+    ours = ITEMS if is_items(out / ITEMS) else None  # of a plan that was cut off before its plan.json
+    foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith(".") and entry.name != ours)
     if foreign:
         raise RunConflict(
             f"{out} has no plan.json but is not empty ({', '.join(foreign[:5])}): it is not a generated dataset. "
@@ -104,11 +111,12 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _lines(plan: Plan) -> Iterator[bytes]:
+def _lines(plan: Plan, items_sha256: str) -> Iterator[bytes]:
     """The file, one entry of a table per line."""
     head = {
         "version": VERSION,
         "digest": plan.digest,
+        "items_sha256": items_sha256,
         "shard_size": plan.shard_size,
         "batch_size": plan.batch_size,
         "spec": plan.spec,
@@ -122,13 +130,18 @@ def _lines(plan: Plan) -> Iterator[bytes]:
     yield b"}\n"
 
 
-def _parsed(content: Mapping) -> Plan:
+def _parsed(content: Mapping) -> dict:
+    """The plan's parts but its rows."""
     sizes = {name: content[name] for name in ("shard_size", "batch_size")}
     for name, value in sizes.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}")
-    tables = {name: tuple(tuple(entry) for entry in content[name]) for name in TABLES}
-    return Plan(spec=content["spec"], **tables, **sizes)
+    if not isinstance(content["items_sha256"], str):
+        raise ValueError("items_sha256 is no text")
+    tables = {
+        name: tuple(tuple(entry) if isinstance(entry, list) else entry for entry in content[name]) for name in TABLES
+    }
+    return {"spec": content["spec"], **tables, **sizes}
 
 
 def _damaged(path: Path, why: str) -> DatasetError:

@@ -161,10 +161,11 @@ def _edited(content: bytes, **changes) -> bytes:
         (lambda content: b"[]", "damaged"),
         (lambda content: _edited(content, shard_size=0), "shard_size is 0"),
         (lambda content: _edited(content, shard_size="5"), "shard_size is '5'"),
-        (lambda content: _edited(content, rows=[]), "digest"),
-        (lambda content: _edited(content, rows=None), "damaged"),
+        (lambda content: _edited(content, categories=[]), "digest"),
+        (lambda content: _edited(content, prompts=None), "damaged"),
+        (lambda content: _edited(content, items_sha256=None), "items_sha256 is no text"),
         (lambda content: content.replace(b'"seed":3', b'"seed":4'), "digest"),
-        (lambda content: _edited(content, version=2), "version 2"),
+        (lambda content: _edited(content, version=1), "version 1"),
     ],
 )
 def test_a_damaged_plan_is_not_believed(source, tmp_path, damage, word):
