@@ -14,6 +14,7 @@ from pathlib import Path
 from engine.config import Settings
 from engine.data.dataset import read_dataset
 from engine.errors import DatasetError, RunConflict
+from engine.generation.disk import check_disk, estimate
 from engine.generation.durable import replace_durably, to_json
 from engine.generation.items_file import ITEMS, check_rows, is_items, read_items, write_items
 from engine.generation.lock import lock
@@ -37,16 +38,32 @@ def prepare(data: Path, out: Path, images: int | None, seed: int, settings: Sett
     Raises:
         RunConflict: `out` holds another plan (both digests and the differences are named) or foreign files.
         DatasetError: the dataset or the plan in `out` cannot be used.
+        ConfigError: see `make_plan`; or the disk of `out` has no room for it (what is drawn already is there).
+    """
+    dataset = read_dataset(data, "train")
+    wanted = make_plan(dataset, images, seed, settings, identity)
+    plan = planned_in(out, wanted) or wanted
+    check_disk(plan, out, estimate(plan, dataset))  # before the lock makes the folder
+    with lock(out / ".plan.lock", f"The plan of {out}", wait=True):
+        existing = planned_in(out, wanted)
+        if existing is None:
+            replace_durably(out / "plan.json", _lines(wanted, write_items(out, wanted.rows)))
+    return existing or wanted
+
+
+def planned_in(out: Path, wanted: Plan) -> Plan | None:
+    """The plan in a run's folder, if that folder is new, empty or of the very same plan. Writes nothing.
+
+    Raises:
+        RunConflict, DatasetError: see `prepare`.
     """
     if out.exists() and not out.is_dir():
         raise RunConflict(f"{out} is a file. Give a folder for the generated dataset.")
-    wanted = make_plan(read_dataset(data, "train"), images, seed, settings, identity)
-    with lock(out / ".plan.lock", f"The plan of {out}", wait=True):
-        if (out / "plan.json").exists():
-            return _take_up(out, wanted)
+    if (out / "plan.json").exists():
+        return _take_up(out, wanted)
+    if out.exists():
         _refuse_foreign(out)
-        replace_durably(out / "plan.json", _lines(wanted, write_items(out, wanted.rows)))
-    return wanted
+    return None
 
 
 def load_plan(out: Path) -> Plan:
