@@ -96,10 +96,23 @@ def check_disk(plan: Plan, out: Path, size: ImageSize) -> None:
     Raises:
         ConfigError: says how much is needed and how much is free.
     """
-    needed, free = needed_bytes(plan, out, size), free_bytes(out)
+    _check(plan.images, needed_bytes(plan, out, size), out)
+
+
+def check_room(images: int, out: Path) -> None:
+    """Refuse, before it is even planned, what could not fit if each image took a single block.
+
+    Raises:
+        ConfigError: see `check_disk`.
+    """
+    _check(images, images * BLOCK, out)
+
+
+def _check(images: int, needed: int, out: Path) -> None:
+    free = free_bytes(out)
     if needed > free:
         raise ConfigError(
-            f"{plan.images} images would take about {readable_bytes(needed)} in {out}, and {readable_bytes(free)} are "
+            f"{images} images take about {readable_bytes(needed)} in {out}, and {readable_bytes(free)} are "
             "free there. Make room, ask for fewer images, lower generation.jpeg_quality, or give --out on another disk."
         )
 

@@ -13,9 +13,9 @@ from engine.config import Settings, as_dict, digest
 from engine.data.sizes import working_size
 from engine.errors import ConfigError, DatasetError
 from engine.generation.durable import to_json
-from engine.generation.plan_rows import CHUNK, ITEM, MODES, arrange, column_bytes, fill_numbers, random_words
+from engine.generation.plan_rows import CHUNK, ITEM, MODES, arrange, column_bytes, fill_numbers
 from engine.generation.prompts import prompt_of, with_style
-from engine.generation.wishes import class_weights, source_weights, weights_as_words
+from engine.generation.wishes import class_weights, number_of_images, source_weights, weights_as_words
 
 if TYPE_CHECKING:
     from engine.data.dataset import Dataset, ImageRecord
@@ -156,7 +156,7 @@ def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Setting
     if not dataset.images:
         raise DatasetError(f"{dataset.folder}: split '{dataset.split}' has no image to start from.")
     generation = settings.generation
-    images = _number_of_images(images, generation.variants_per_image, len(dataset.images))
+    images = number_of_images(images, generation.variants_per_image, len(dataset.images))
     by_class = class_weights(dataset, generation)
     order = sorted(dataset.images, key=lambda image: (_hash(seed, "order", image.id), image.id))
     sources, used, variants = _served(source_weights(dataset, order, by_class), images, generation.variants_per_image)
@@ -169,8 +169,7 @@ def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Setting
     rows["source"] = sources
     rows["prompt"] = np.array([table[pair] for pair in prompts])[sources]
     rows["style"] = (sources + variants) % len(styles)  # dealt out: each source goes through all of them
-    ids = np.array([image.id for image in chosen])[sources].tolist()
-    fill_numbers(rows, random_words(seed, ids, variants), generation)
+    fill_numbers(rows, seed, np.array([image.id for image in chosen])[sources], variants, generation)
     return Plan(
         spec=_spec(dataset, images, seed, settings, identity, by_class),
         categories=tuple((c.id, c.name, c.supercategory) for c in dataset.categories),
@@ -186,20 +185,6 @@ def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Setting
 def item_file(number: int) -> str:
     """File name of a generated image. It comes from the number alone, never from any text."""
     return f"{number:09d}.jpg"
-
-
-def _number_of_images(images: int | None, variants: int, sources: int) -> int:
-    if images is None and not variants:
-        raise ConfigError("How many images? Give --images N, or --set generation.variants_per_image=V.")
-    images = variants * sources if images is None else images
-    if images < 1:
-        raise ConfigError(f"The number of images must be at least 1, not {images}.")
-    if variants and images > variants * sources:
-        raise ConfigError(
-            f"{images} images are more than generation.variants_per_image={variants} of {sources} sources "
-            f"({variants * sources}). Leave the number of images out, or ask for more variants."
-        )
-    return images
 
 
 def _served(weights: np.ndarray, images: int, variants: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

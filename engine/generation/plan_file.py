@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from engine.config import Settings
-from engine.data.dataset import read_dataset
+from engine.data.dataset import Dataset, read_dataset
 from engine.errors import DatasetError, RunConflict
-from engine.generation.disk import check_disk, estimate
+from engine.generation.disk import check_disk, check_room, estimate
 from engine.generation.durable import replace_durably, to_json
 from engine.generation.items_file import ITEMS, check_rows, is_items, read_items, write_items
 from engine.generation.lock import lock
 from engine.generation.plan import TABLES, Plan, make_plan
+from engine.generation.wishes import number_of_images
 
 log = logging.getLogger(__name__)
 VERSION = 2
@@ -40,23 +41,26 @@ def prepare(data: Path, out: Path, images: int | None, seed: int, settings: Sett
         DatasetError: the dataset or the plan in `out` cannot be used.
         ConfigError: see `make_plan`; or the disk of `out` has no room for it (what is drawn already is there).
     """
-    dataset = read_dataset(data, "train")
-    wanted = make_plan(dataset, images, seed, settings, identity)
-    plan = planned_in(out, wanted) or wanted
-    check_disk(plan, out, estimate(plan, dataset))  # before the lock makes the folder
+    plan = plan_for(read_dataset(data, "train"), out, images, seed, settings, identity)
     with lock(out / ".plan.lock", f"The plan of {out}", wait=True):
-        existing = planned_in(out, wanted)
+        existing = _planned_in(out, plan)
         if existing is None:
-            replace_durably(out / "plan.json", _lines(wanted, write_items(out, wanted.rows)))
-    return existing or wanted
+            replace_durably(out / "plan.json", _lines(plan, write_items(out, plan.rows)))
+    return existing or plan
 
 
-def planned_in(out: Path, wanted: Plan) -> Plan | None:
-    """The plan in a run's folder, if that folder is new, empty or of the very same plan. Writes nothing.
+def plan_for(dataset: Dataset, out: Path, images: int | None, seed: int, settings: Settings, identity: Mapping) -> Plan:
+    """The plan that `prepare` would make in `out`, or take up there, after the same checks. Writes nothing."""
+    if not (out / "plan.json").exists():
+        check_room(number_of_images(images, settings.generation.variants_per_image, len(dataset.images)), out)
+    wanted = make_plan(dataset, images, seed, settings, identity)
+    plan = _planned_in(out, wanted) or wanted
+    check_disk(plan, out, estimate(plan, dataset))
+    return plan
 
-    Raises:
-        RunConflict, DatasetError: see `prepare`.
-    """
+
+def _planned_in(out: Path, wanted: Plan) -> Plan | None:
+    """The plan in a run's folder, if that folder is new, empty or of the very same plan."""
     if out.exists() and not out.is_dir():
         raise RunConflict(f"{out} is a file. Give a folder for the generated dataset.")
     if (out / "plan.json").exists():

@@ -55,34 +55,27 @@ def arrange(weights: np.ndarray, images: int, together: bool = False) -> tuple[n
     return source[first], variant[first]
 
 
-def random_words(run_seed: int, source_ids: list[int], variants: np.ndarray) -> np.ndarray:
-    """(N, 4) uniform 64-bit words of each item, from the run seed, its source's id and its variant alone."""
-    words = np.empty((len(variants), 4), np.uint64)
-    for start in range(0, len(variants), CHUNK):
-        part = slice(start, start + CHUNK)
-        texts = (f"{run_seed}:{i}:{v}" for i, v in zip(source_ids[part], variants[part].tolist(), strict=True))
-        digests = b"".join([hashlib.sha256(text.encode("ascii")).digest() for text in texts])
-        words[part] = np.frombuffer(digests, ">u8").reshape(-1, 4)
-    return words
+def fill_numbers(
+    rows: np.ndarray, run_seed: int, source_ids: np.ndarray, variants: np.ndarray, settings: GenerationSettings
+) -> None:
+    """Set seed, mode, strength, guidance scale and eta of all rows.
 
+    An item's numbers come from the run seed, its source's id and its variant alone. Strength, guidance and eta are
+    uniform in the settings' ranges, to 4 decimals. Of all items, the `text_to_image` share with the lowest keys in the
+    spare bits of their hashes is drawn from words alone: the share is exact, and no other number tells which.
 
-def fill_numbers(rows: np.ndarray, words: np.ndarray, settings: GenerationSettings) -> None:
-    """Set seed, mode, strength, guidance scale and eta of all rows from their (N, 4) words.
-
-    The last three are uniform in the settings' ranges, to 4 decimals. Of all items, the `text_to_image` share with the
-    lowest keys in the words' spare bits is drawn from words alone: the share is exact, and no other number tells.
+    Args:
+        source_ids, variants: (N,) of the items.
     """
-    numbers = words >> np.uint64(_SPARE)
-    rows["seed"] = numbers[:, 0]
-    for column, (field, name) in enumerate(
-        (("strength", "strength"), ("guidance_scale", "guidance"), ("eta", "eta")), start=1
-    ):
-        low, high = getattr(settings, f"{name}_min"), getattr(settings, f"{name}_max")
-        values = low + (high - low) * (numbers[:, column] / 2.0**53)
-        rows[field] = np.clip(np.round(values, 4), low, high)
+    keys = np.empty(len(rows), np.uint64)
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, start + CHUNK)
+        words = _random_words(run_seed, source_ids[part], variants[part])
+        _set_numbers(rows[part], words >> np.uint64(_SPARE), settings)
+        keys[part] = _spare_key(words)
     wanted = int(len(rows) * settings.text_to_image + 0.5)
     if wanted:
-        chosen = np.argsort(_spare_key(words), kind="stable")[:wanted]
+        chosen = np.argsort(keys, kind="stable")[:wanted]
         rows["mode"][chosen] = MODES.index("text_to_image")
         rows["strength"][chosen] = 1.0
 
@@ -91,6 +84,23 @@ def column_bytes(rows: np.ndarray):
     """The table's bytes in pieces."""
     for start in range(0, len(rows), CHUNK):
         yield rows[start : start + CHUNK].tobytes()
+
+
+def _random_words(run_seed: int, source_ids: np.ndarray, variants: np.ndarray) -> np.ndarray:
+    """(N, 4) uniform 64-bit words: the sha256 of each item."""
+    texts = (f"{run_seed}:{i}:{v}" for i, v in zip(source_ids.tolist(), variants.tolist(), strict=True))
+    digests = b"".join([hashlib.sha256(text.encode("ascii")).digest() for text in texts])
+    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 4)
+
+
+def _set_numbers(rows: np.ndarray, numbers: np.ndarray, settings: GenerationSettings) -> None:
+    """From (N, 4) whole numbers below 2^53."""
+    rows["seed"] = numbers[:, 0]
+    ranges = (("strength", "strength"), ("guidance_scale", "guidance"), ("eta", "eta"))
+    for column, (field, name) in enumerate(ranges, start=1):
+        low, high = getattr(settings, f"{name}_min"), getattr(settings, f"{name}_max")
+        values = low + (high - low) * (numbers[:, column] / 2.0**53)
+        rows[field] = np.clip(np.round(values, 4), low, high)
 
 
 def _spare_key(words: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,8 @@ from engine.data.dataset import read_dataset
 from engine.errors import ConfigError
 from engine.generation.calibration import Calibration, calibrate
 from engine.generation.disk import check_disk, estimate, free_bytes, needed_bytes, shards_there
-from engine.generation.plan import Plan, make_plan
-from engine.generation.plan_file import planned_in
+from engine.generation.plan import Plan
+from engine.generation.plan_file import plan_for
 from engine.generation.plan_rows import MODES
 from engine.generation.source import DrawerSource
 from engine.ldm.device import choose_device
@@ -58,16 +59,17 @@ def preview(
     """
     if workers < 1:
         raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
+    start = time.perf_counter()
     drawer = source.load()
+    load_seconds = time.perf_counter() - start
     dataset = read_dataset(source.data, "train")
-    plan = make_plan(dataset, images, seed, source.settings, drawer.identity)
-    plan = planned_in(out, plan) or plan
+    plan = plan_for(dataset, out, images, seed, source.settings, drawer.identity)
     size = estimate(plan, dataset)
-    check_disk(plan, out, size)  # before time is spent on drawing
     found = calibrate(plan, drawer, drawn) if drawn else None
     if found and found.size:
         size = found.size
         check_disk(plan, out, size)
+    device = choose_device(source.settings.ldm.device).type
     return {
         **contents(plan, dataset),
         "out": str(out),
@@ -79,7 +81,7 @@ def preview(
             "needed_bytes": needed_bytes(plan, out, size),
             "free_bytes": free_bytes(out),
         },
-        "time": expected_time(plan, found, workers, choose_device(source.settings.ldm.device).type) if found else None,
+        "time": found and expected_time(plan, found, workers, load_seconds, device),
     }
 
 
@@ -111,13 +113,13 @@ def contents(plan: Plan, dataset: Dataset) -> dict:
     }
 
 
-def expected_time(plan: Plan, found: Calibration, workers: int, device: str) -> dict:
+def expected_time(plan: Plan, found: Calibration, workers: int, load_seconds: float, device: str) -> dict:
     """What drawing all of a plan takes.
 
     Returns:
-        {drawn, seconds_per_image, first_seconds, kept} of the calibration; workers; at_once, those that have a shard
-        and a GPU or core of their own; device; unit, "GPU" or "core"; hours of such units; and wall_seconds: shards go
-        to whoever is free, the last one counts whole.
+        {drawn, seconds_per_image, first_seconds, kept} of the calibration; load_seconds; workers; at_once, those that
+        have a shard and a GPU or core of their own; device; unit, "GPU" or "core"; hours of such units that images
+        take; and wall_seconds: workers load, then shards go to whoever is free, the last one counts whole.
     """
     places = _gpus() if device == "cuda" else 1 if device != "cpu" else os.cpu_count() or 1
     at_once = min(workers, plan.shards, places)
@@ -128,12 +130,13 @@ def expected_time(plan: Plan, found: Calibration, workers: int, device: str) -> 
         "seconds_per_image": found.seconds_per_image,
         "first_seconds": found.first_seconds,
         "kept": found.kept,
+        "load_seconds": load_seconds,
         "workers": workers,
         "at_once": at_once,
         "device": device,
         "unit": "core" if device == "cpu" else "GPU",
         "hours": plan.images * found.seconds_per_image / 3600,
-        "wall_seconds": longest * found.seconds_per_image,
+        "wall_seconds": load_seconds + longest * found.seconds_per_image,
     }
 
 

@@ -1,4 +1,4 @@
-"""More of some classes: a weight for each class, and from them one for each source image.
+"""What a user wishes of a run: how many images, and more of some classes.
 
 A source's weight is that of the heaviest class among its objects, and the number of images drawn from it is
 proportional to it (the rule of repeat factor sampling, arXiv 1908.03195). So a class of weight 3 gets three times the
@@ -22,7 +22,29 @@ from engine.errors import ConfigError, DatasetError
 if TYPE_CHECKING:
     from engine.data.dataset import Dataset, ImageRecord
 
+MOST_IMAGES = 100_000_000  # a plan of so many is made in 12 GB of memory
 HIGHEST = 10.0  # of a weight that is derived: a class with one picture must not fill the dataset with its variants
+
+
+def number_of_images(images: int | None, variants: int, sources: int) -> int:
+    """How many images are wanted: so many, or where None is given, `variants` of each source.
+
+    Raises:
+        ConfigError: none or too many are wanted, or more than `variants` of all sources.
+    """
+    if images is None and not variants:
+        raise ConfigError("How many images? Give --images N, or --set generation.variants_per_image=V.")
+    images = variants * sources if images is None else images
+    if images < 1:
+        raise ConfigError(f"The number of images must be at least 1, not {images}.")
+    if images > MOST_IMAGES:
+        raise ConfigError(f"{images} images are more than one run plans ({MOST_IMAGES}). Make several, by --seed.")
+    if variants and images > variants * sources:
+        raise ConfigError(
+            f"{images} images are more than generation.variants_per_image={variants} of {sources} sources "
+            f"({variants * sources}). Leave the number of images out, or ask for more variants."
+        )
+    return images
 
 
 def class_weights(dataset: Dataset, settings: GenerationSettings) -> dict[int, float]:
