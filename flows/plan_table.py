@@ -34,9 +34,9 @@ def _about(report: Mapping) -> list[tuple[str, str]]:
         ("shards", f"{report['shards']} of up to {report['shard_size']} images{there}"),
         (
             "disk",
-            f"{_bytes(disk['needed_bytes'])} needed in {report['out']}, {_bytes(disk['free_bytes'])} free "
-            f"(a jpeg of {_bytes(disk['jpeg_bytes'])} and {disk['boxes']:.3g} boxes an image, from {disk['from']})",
+            f"{_bytes(disk['needed_bytes'])} needed, {_bytes(disk['free_bytes'])} free in {report['out']}",
         ),
+        ("", f"a jpeg of {_bytes(disk['jpeg_bytes'])} and {disk['boxes']:.3g} boxes an image, from {disk['from']}"),
         *_time(report["time"]),
     ]
 
