@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -153,6 +154,35 @@ def test_generate_passes_on_what_was_given(generate_gets):
     assert (ldm, images, seed, workers) == (str(embedded_folder()), 5, 7, 2)
     assert settings.generation.steps == 9
     assert result.stdout == "4 images with 9 boxes are in o (planned 5, dropped 1, failed 0).\n"
+
+
+def test_images_may_be_left_out_for_variants(generate_gets):
+    assert run(*GENERATE[:-2], "--set", "generation.variants_per_image=3").exit_code == 0
+    assert generate_gets[0][4] is None and generate_gets[0][6].generation.variants_per_image == 3
+
+
+def test_plan_passes_on_what_was_given_and_writes_the_figures_where_asked(monkeypatch, tmp_path):
+    import engine.generation.preview
+    import flows.plan_table
+
+    calls = []
+
+    def preview(*arguments):
+        calls.append(arguments)
+        return {"items": 5}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine.generation.preview, "preview", preview)
+    monkeypatch.setattr(flows.plan_table, "plan_table", lambda report: f"a table of {report['items']} images")
+    command = ["plan", *GENERATE[1:], "--ldm", "world", "--set", "generation.class_weights=[cat=2.5]"]
+    result = run(*command, "--workers", "3", "--seed", "7", "--calibrate", "0", "--json", "figures.json")
+    assert (result.exit_code, result.stdout) == (0, "a table of 5 images\n"), result.output
+    source, *rest = calls[0]
+    assert (source.data, source.ldm, source.adapter) == (Path("d"), str(embedded_folder()), Path("a"))
+    assert source.settings.generation.class_weights == ("cat=2.5",) and rest == [Path("o"), 5, 7, 3, 0]
+    assert json.loads(Path("figures.json").read_text()) == {"items": 5}
+    assert run(*command).exit_code == 0 and calls[1][2:] == (5, 0, 1, 8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json"]
 
 
 def test_params_yaml_of_the_folder_counts_and_set_wins(generate_gets):
