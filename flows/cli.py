@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows import data_commands, ldm_commands, run_commands, step_commands
+from flows import data_commands, generation_commands, ldm_commands, run_commands, step_commands
 from flows.exits import GuardedGroup, quiet_logging
 
 app = typer.Typer(
@@ -29,7 +29,8 @@ for name, function in {
     "adapt-ldm": step_commands.adapt_ldm,
     "train-adapter": step_commands.train_adapter,
     "adapter-report": step_commands.adapter_report,
-    "generate": step_commands.generate,
+    "plan": generation_commands.plan,
+    "generate": generation_commands.generate,
     "verify": data_commands.verify,
     "review": step_commands.review,
     "compare": step_commands.compare,

@@ -135,7 +135,17 @@ class _Merged:
 
     def _image(self, record: dict) -> dict:
         item = self.plan.item(record["item"])
-        names = ("item", "source_image_id", "seed", "strength", "guidance_scale", "eta", "prompt", "negative_prompt")
+        names = (
+            "item",
+            "mode",
+            "source_image_id",
+            "seed",
+            "strength",
+            "guidance_scale",
+            "eta",
+            "prompt",
+            "negative_prompt",
+        )
         return {
             "id": item.item,
             "file_name": item_file(item.item),

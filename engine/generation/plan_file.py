@@ -1,4 +1,7 @@
-"""plan.json: written once, whole or not at all; a folder belongs to one plan for ever."""
+"""plan.json and items.npy: written once, whole or not at all; a folder belongs to one plan for ever.
+
+plan.json is written last and holds the sha256 of items.npy: without it there is no plan.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from engine.config import Settings
-from engine.data.dataset import read_dataset
+from engine.data.dataset import Dataset, read_dataset
 from engine.errors import DatasetError, RunConflict
+from engine.generation.disk import check_disk, check_room, estimate
 from engine.generation.durable import replace_durably, to_json
+from engine.generation.items_file import ITEMS, check_rows, is_items, read_items, write_items
 from engine.generation.lock import lock
-from engine.generation.plan import Plan, make_plan
+from engine.generation.plan import TABLES, Plan, make_plan
+from engine.generation.wishes import number_of_images
 
 log = logging.getLogger(__name__)
-VERSION = 1
-TABLES = ("categories", "sources", "prompts", "rows")
+VERSION = 2
 
 
-def prepare(data: Path, out: Path, images: int, seed: int, settings: Settings, identity: Mapping) -> Plan:
+def prepare(data: Path, out: Path, images: int | None, seed: int, settings: Settings, identity: Mapping) -> Plan:
     """Make the run's plan in `out`, or take up the one that is there.
 
     Args:
@@ -34,20 +39,39 @@ def prepare(data: Path, out: Path, images: int, seed: int, settings: Settings, i
     Raises:
         RunConflict: `out` holds another plan (both digests and the differences are named) or foreign files.
         DatasetError: the dataset or the plan in `out` cannot be used.
+        ConfigError: see `make_plan`; or the disk of `out` has no room for it (what is drawn already is there).
     """
+    plan = plan_for(read_dataset(data, "train"), out, images, seed, settings, identity)
+    with lock(out / ".plan.lock", f"The plan of {out}", wait=True):
+        existing = _planned_in(out, plan)
+        if existing is None:
+            replace_durably(out / "plan.json", _lines(plan, write_items(out, plan.rows)))
+    return existing or plan
+
+
+def plan_for(dataset: Dataset, out: Path, images: int | None, seed: int, settings: Settings, identity: Mapping) -> Plan:
+    """The plan that `prepare` would make in `out`, or take up there, after the same checks. Writes nothing."""
+    if not (out / "plan.json").exists():
+        check_room(number_of_images(images, settings.generation.variants_per_image, len(dataset.images)), out)
+    wanted = make_plan(dataset, images, seed, settings, identity)
+    plan = _planned_in(out, wanted) or wanted
+    check_disk(plan, out, estimate(plan, dataset))
+    return plan
+
+
+def _planned_in(out: Path, wanted: Plan) -> Plan | None:
+    """The plan in a run's folder, if that folder is new, empty or of the very same plan."""
     if out.exists() and not out.is_dir():
         raise RunConflict(f"{out} is a file. Give a folder for the generated dataset.")
-    wanted = make_plan(read_dataset(data, "train"), images, seed, settings, identity)
-    with lock(out / ".plan.lock", f"The plan of {out}", wait=True):
-        if (out / "plan.json").exists():
-            return _take_up(out, wanted)
+    if (out / "plan.json").exists():
+        return _take_up(out, wanted)
+    if out.exists():
         _refuse_foreign(out)
-        replace_durably(out / "plan.json", _lines(wanted))
-    return wanted
+    return None
 
 
 def load_plan(out: Path) -> Plan:
-    """Read a run's plan and check it against its own digest.
+    """Read a run's plan and check it against its own digest. The items are mapped, not read into memory.
 
     Raises:
         DatasetError: there is none, or it is damaged.
@@ -58,11 +82,14 @@ def load_plan(out: Path) -> Plan:
     try:
         content = json.loads(path.read_bytes())
         version = content["version"]
-        plan = _parsed(content) if version == VERSION else None
+        parts = _parsed(content) if version == VERSION else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
-    if plan is None:
+    if parts is None:
         raise DatasetError(f"{path} is of version {version!r}; this program reads version {VERSION}.")
+    rows = read_items(out, content["items_sha256"])
+    check_rows(out / ITEMS, rows, *(len(parts[name]) for name in ("sources", "prompts", "styles")))
+    plan = Plan(rows=rows, **parts)
     if plan.digest != content.get("digest"):
         raise _damaged(path, f"its content has digest {plan.digest}, it says {content.get('digest')}")
     return plan
@@ -96,7 +123,8 @@ def _take_up(out: Path, wanted: Plan) -> Plan:
 
 
 def _refuse_foreign(out: Path) -> None:
-    foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
+    ours = ITEMS if is_items(out / ITEMS) else None  # of a plan that was cut off before its plan.json
+    foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith(".") and entry.name != ours)
     if foreign:
         raise RunConflict(
             f"{out} has no plan.json but is not empty ({', '.join(foreign[:5])}): it is not a generated dataset. "
@@ -104,11 +132,12 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _lines(plan: Plan) -> Iterator[bytes]:
+def _lines(plan: Plan, items_sha256: str) -> Iterator[bytes]:
     """The file, one entry of a table per line."""
     head = {
         "version": VERSION,
         "digest": plan.digest,
+        "items_sha256": items_sha256,
         "shard_size": plan.shard_size,
         "batch_size": plan.batch_size,
         "spec": plan.spec,
@@ -122,13 +151,18 @@ def _lines(plan: Plan) -> Iterator[bytes]:
     yield b"}\n"
 
 
-def _parsed(content: Mapping) -> Plan:
+def _parsed(content: Mapping) -> dict:
+    """The plan's parts but its rows."""
     sizes = {name: content[name] for name in ("shard_size", "batch_size")}
     for name, value in sizes.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}")
-    tables = {name: tuple(tuple(entry) for entry in content[name]) for name in TABLES}
-    return Plan(spec=content["spec"], **tables, **sizes)
+    if not isinstance(content["items_sha256"], str):
+        raise ValueError("items_sha256 is no text")
+    tables = {
+        name: tuple(tuple(entry) if isinstance(entry, list) else entry for entry in content[name]) for name in TABLES
+    }
+    return {"spec": content["spec"], **tables, **sizes}
 
 
 def _damaged(path: Path, why: str) -> DatasetError:

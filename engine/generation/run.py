@@ -40,7 +40,7 @@ def generate(
     ldm: str,
     adapter: Path,
     out: Path,
-    images: int,
+    images: int | None,
     seed: int,
     settings: Settings,
     workers: int = 1,
@@ -52,7 +52,7 @@ def generate(
         data: dataset folder; its train split gives the sources.
         ldm, adapter: what draws and labels.
         out: folder of the generated dataset; see `prepare`.
-        images: how many to draw.
+        images: how many to draw; where None, `generation.variants_per_image` of each source.
         seed: of the run.
         settings: see `GenerationSettings`. Batch size and shard size change neither images nor labels.
         workers: 1 draws in this process, more in so many processes of one thread each.
