@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Data, Ldm, Overrides, Params, Seed
+from flows.options import Data, Ldm, Overrides, Params, Seed, Store
 
 Generated = Annotated[Path, typer.Option("--generated", metavar="DIR", help="Folder of a generated dataset.")]
 
@@ -114,6 +114,7 @@ def generate(
     images: Annotated[int, typer.Option("--images", metavar="N", min=1, help="How many to draw.")],
     ldm: Ldm = None,
     workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Processes; one per GPU.")] = 1,
+    store: Store = None,
     seed: Seed = 0,
     params: Params = None,
     overrides: Overrides = None,
@@ -127,7 +128,29 @@ def generate(
     from tasks.settings import open_settings
 
     model, settings = open_settings(params, overrides or [], ldm)
-    counts = run(data, model, adapter, out, images, seed, settings, workers)["counts"]
+    counts = run(data, model, adapter, out, images, seed, settings, workers, store=store)["counts"]
+    _tell(out, counts)
+
+
+def resume(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run that `de generate` began.")],
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="K", min=1, help="Processes; else as many as it began with.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every byte first; draw again what has changed on the disk.")
+    ] = False,
+) -> None:
+    """Finish a run from what is in its folder: draw the shards that are not done, and merge.
+
+    Example: de resume runs/bccd-de
+    """
+    from engine.generation.run import resume as run
+
+    _tell(out, run(out, workers, verify=verify, tell=typer.echo)["counts"])
+
+
+def _tell(out: Path, counts: dict) -> None:
     dropped, failed = sum(counts["dropped"].values()), sum(counts["failed"].values())
     typer.echo(
         f"{counts['kept']} images with {counts['boxes']} boxes are in {out} "

@@ -11,21 +11,21 @@ from pathlib import Path
 from engine.config import Settings
 from engine.data.dataset import read_dataset
 from engine.errors import DatasetError, RunConflict
-from engine.generation.durable import replace_durably, to_json
-from engine.generation.lock import lock
+from engine.generation.durable import to_json
 from engine.generation.plan import Plan, make_plan
+from engine.generation.store import Store, open_store
 
 log = logging.getLogger(__name__)
 VERSION = 1
 TABLES = ("categories", "sources", "prompts", "rows")
 
 
-def prepare(data: Path, out: Path, images: int, seed: int, settings: Settings, identity: Mapping) -> Plan:
+def prepare(data: Path, out: Path | str | Store, images: int, seed: int, settings: Settings, identity: Mapping) -> Plan:
     """Make the run's plan in `out`, or take up the one that is there.
 
     Args:
         data: dataset folder; the images of its train split are the sources.
-        out: the run's folder: new, empty, or of the very same plan.
+        out: the folder or URL for plan and shards: new, empty, or of the very same plan.
         images, seed, settings, identity: see `make_plan`.
 
     Returns:
@@ -35,28 +35,35 @@ def prepare(data: Path, out: Path, images: int, seed: int, settings: Settings, i
         RunConflict: `out` holds another plan (both digests and the differences are named) or foreign files.
         DatasetError: the dataset or the plan in `out` cannot be used.
     """
-    if out.exists() and not out.is_dir():
+    if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise RunConflict(f"{out} is a file. Give a folder for the generated dataset.")
     wanted = make_plan(read_dataset(data, "train"), images, seed, settings, identity)
-    with lock(out / ".plan.lock", f"The plan of {out}", wait=True):
-        if (out / "plan.json").exists():
-            return _take_up(out, wanted)
-        _refuse_foreign(out)
-        replace_durably(out / "plan.json", _lines(wanted))
+    store = open_store(out)
+    with store.own_plan():
+        names = store.names()
+        if "plan.json" in names:
+            return _take_up(store, wanted)
+        _refuse_foreign(store, names)
+        store.write_bytes("plan.json", _lines(wanted))
     return wanted
 
 
-def load_plan(out: Path) -> Plan:
+def load_plan(out: Path | str | Store) -> Plan:
     """Read a run's plan and check it against its own digest.
 
     Raises:
         DatasetError: there is none, or it is damaged.
     """
-    path = out / "plan.json"
-    if not path.is_file():
-        raise DatasetError(f"{out} holds no plan.json: it is not a folder of generated data. Check the path.")
+    store = open_store(out)
+    path = f"{store.location}/plan.json"
     try:
-        content = json.loads(path.read_bytes())
+        text = store.read_bytes("plan.json")
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(
+            f"{store.location} holds no plan.json: it is not a folder of generated data. Check the path."
+        ) from None
+    try:
+        content = json.loads(text)
         version = content["version"]
         plan = _parsed(content) if version == VERSION else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -80,27 +87,28 @@ def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
     return found
 
 
-def _take_up(out: Path, wanted: Plan) -> Plan:
-    existing = load_plan(out)
+def _take_up(store: Store, wanted: Plan) -> Plan:
+    existing = load_plan(store)
     if existing.digest != wanted.digest:
         # Through json, so that tuples and lists compare equal.
         changed = differences(existing.spec, json.loads(to_json(wanted.spec)))
         raise RunConflict(
-            f"{out} holds another run: its plan is {existing.digest}, this command's is {wanted.digest} "
+            f"{store.location} holds another run: its plan is {existing.digest}, this command's is {wanted.digest} "
             f"({'; '.join(changed[:10]) or 'the items differ'}). "
             "Give the old settings to go on with it, or another --out folder. Nothing was changed."
         )
     if existing.shard_size != wanted.shard_size:
-        log.info("%s goes on with its %d items per shard, not %d.", out, existing.shard_size, wanted.shard_size)
+        log.info(
+            "%s goes on with its %d items per shard, not %d.", store.location, existing.shard_size, wanted.shard_size
+        )
     return dataclasses.replace(existing, batch_size=wanted.batch_size)
 
 
-def _refuse_foreign(out: Path) -> None:
-    foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
-    if foreign:
+def _refuse_foreign(store: Store, names: list[str]) -> None:
+    if names:
         raise RunConflict(
-            f"{out} has no plan.json but is not empty ({', '.join(foreign[:5])}): it is not a generated dataset. "
-            "Give another --out folder, or empty this one."
+            f"{store.location} has no plan.json but is not empty ({', '.join(names[:5])}): "
+            "it is not a generated dataset. Give another --out folder, or empty this one."
         )
 
 
@@ -131,5 +139,5 @@ def _parsed(content: Mapping) -> Plan:
     return Plan(spec=content["spec"], **tables, **sizes)
 
 
-def _damaged(path: Path, why: str) -> DatasetError:
+def _damaged(path: str, why: str) -> DatasetError:
     return DatasetError(f"{path} is damaged ({why}). Bring the file back, or start anew in another folder.")
