@@ -98,7 +98,7 @@ class RemoteStore:
         return path
 
     def names(self) -> list[str]:
-        return [name for name in self._objects.names("") if not name.startswith(".") and name != LEASES]
+        return [name for name in self._objects.names("") if name[0] != "." and not name.endswith(".part") and name != LEASES]
 
     def own_plan(self) -> AbstractContextManager:
         return lease(self._objects, f"{LEASES}/plan.json", f"The plan of {self.location}", wait=True)
@@ -129,7 +129,9 @@ class RemoteStore:
         self._objects.remove([_commit_of(shard)])
 
     def remove_leftovers(self) -> None:
-        for folder in self._garbage():
+        garbage, dead = self._garbage()
+        self._objects.remove(dead)
+        for folder in garbage:
             names = self._objects.sizes(folder)
             self._objects.remove([f"{folder}/{name}" for name in sorted(names)])
 
@@ -156,10 +158,10 @@ class RemoteStore:
         except Exception as error:  # the merge removes them
             log.warning("%s of %s could not be removed: %s", folder, self.location, error)
 
-    def _garbage(self) -> list[str]:
-        """Attempts that no commit names and no live owner fills.
+    def _garbage(self) -> tuple[list[str], list[str]]:
+        """Attempts that no commit names and no live owner fills, and leases whose owner is dead.
 
-        They are listed first, then the leases, then the commits: what is committed meanwhile is seen to be.
+        Attempts are listed first, then the leases, then the commits: what is committed meanwhile is seen to be.
         """
         attempts, committed = defaultdict(list), set()
         for name in self._objects.names("shards"):
@@ -167,15 +169,15 @@ class RemoteStore:
                 attempts[int(match[1])].append(f"shards/{name}")
             elif match := _COMMIT.fullmatch(name):
                 committed.add(int(match[1]))
-        doubtful = [shard for shard, found in attempts.items() if len(found) > 1 or shard not in committed]
-        leased = {f"{LEASES}/{name}" for name in self._objects.names(LEASES)} if doubtful else set()
-        watched = [_lease_of(shard) for shard in doubtful if _lease_of(shard) in leased]
-        live = set(watched) - dead_among(self._objects, watched)
+        leases = [f"{LEASES}/{name}" for name in self._objects.names(LEASES)]
+        dead = dead_among(self._objects, leases)
         garbage = []
-        for shard in doubtful:
-            if _lease_of(shard) not in live:
-                garbage += [folder for folder in attempts[shard] if folder != self._named(shard)]
-        return garbage
+        for shard, found in attempts.items():
+            is_live = _lease_of(shard) in leases and _lease_of(shard) not in dead
+            if not is_live and (len(found) > 1 or shard not in committed):
+                named = self._named(shard)
+                garbage += [folder for folder in found if folder != named]
+        return garbage, sorted(dead)
 
     def _named(self, shard: int) -> str | None:
         """The attempt that a shard's commit names."""
