@@ -97,7 +97,8 @@ class _Merged:
                 for record in records:
                     lines.append(self._image(record))
                     boxes, item = record["boxes"], record["item"]
-                    waiting.write(b"".join(_annotation(annotation_id + n, item, box) for n, box in enumerate(boxes, 1)))
+                    text = "".join([_annotation(annotation_id + n, item, box) for n, box in enumerate(boxes, 1)])
+                    waiting.write(text.encode("ascii"))
                     annotation_id += len(boxes)
                 if lines:
                     yield before + b",\n".join(lines)
@@ -184,11 +185,11 @@ def short(part) -> str:
     return (known if isinstance(known, str) else digest(part))[:16]
 
 
-def _annotation(annotation_id: int, image_id: int, box: dict) -> bytes:
-    """A line of annotations.json: what `to_json` would give, in half the time (seven million boxes are usual)."""
+def _annotation(annotation_id: int, image_id: int, box: dict) -> str:
+    """A line of annotations.json, with what parts it from the one before: as `to_json`, in less time."""
     x, y, w, h = box["bbox"]
     return (
         f',\n{{"id":{annotation_id},"image_id":{image_id},"category_id":{box["category_id"]},'
         f'"bbox":[{x!r},{y!r},{w!r},{h!r}],"area":{round(w * h, 4)!r},'
         f'"iscrowd":{box["iscrowd"]},"score":{box["score"]!r}}}'
-    ).encode("ascii")
+    )

@@ -98,7 +98,9 @@ class RemoteStore:
         return path
 
     def names(self) -> list[str]:
-        return [name for name in self._objects.names("") if name[0] != "." and not name.endswith(".part") and name != LEASES]
+        return [
+            name for name in self._objects.names("") if name[0] != "." and not name.endswith(".part") and name != LEASES
+        ]
 
     def own_plan(self) -> AbstractContextManager:
         return lease(self._objects, f"{LEASES}/plan.json", f"The plan of {self.location}", wait=True)

@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 from engine.generation.plan import Plan, item_file
 from engine.generation.records import ShardCounts, count
 from engine.generation.store import BadShard, Files, NoShard, Store, open_store
@@ -50,7 +52,7 @@ class Shard:
             raise BadShard(f"{RECORDS} is missing") from None
         if hashlib.sha256(content).hexdigest() != self.files[RECORDS]["sha256"]:
             raise BadShard(f"{RECORDS} has changed")
-        return map(json.loads, content.splitlines())
+        return map(orjson.loads, content.splitlines())  # a third of json's time, the same numbers
 
 
 def image_name(number: int) -> str:

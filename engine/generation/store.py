@@ -149,8 +149,9 @@ class LocalFiles:
             yield name, sha256_of(self.folder / name)
 
     def place(self, files: Mapping[str, Mapping], out: Path) -> None:
+        source, target = f"{self.folder}{os.sep}", f"{out}{os.sep}"  # as text: a Path costs more than the link
         for name in files:
-            _link(self.folder / name, out / name)
+            _link(source + name, target + name)
 
     def is_placed(self, name: str, target: Path) -> bool:
         return os.path.samefile(target, self.folder / name)
@@ -248,7 +249,7 @@ class LocalStore:
         remove_folder(old)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: str, target: str) -> None:
     """Let `target` be `source`'s content, never half of it: a hard link, or a copy where the disk has none."""
     try:
         os.link(source, target)
@@ -258,8 +259,10 @@ def _link(source: Path, target: Path) -> None:
             return
     except OSError:
         pass  # a disk without hard links
-    part = target.with_name(f".{target.name}.part")
-    part.unlink(missing_ok=True)
+    folder, name = os.path.split(target)
+    part = os.path.join(folder, f".{name}.part")
+    if os.path.lexists(part):
+        os.unlink(part)
     try:
         os.link(source, part)
     except OSError:
