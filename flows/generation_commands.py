@@ -1,4 +1,4 @@
-"""`de plan` and `de generate`."""
+"""`de plan`, `de generate` and `de resume`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Data, Ldm, Overrides, Params, Seed
+from flows.options import Data, Ldm, Overrides, Params, Seed, Store
 
 Adapter = Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Folder of the adapter.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the generated dataset.")]
@@ -62,6 +62,7 @@ def generate(
     images: Images = None,
     ldm: Ldm = None,
     workers: Workers = 1,
+    store: Store = None,
     seed: Seed = 0,
     params: Params = None,
     overrides: Overrides = None,
@@ -75,7 +76,28 @@ def generate(
     from tasks.settings import open_settings
 
     model, settings = open_settings(params, overrides or [], ldm)
-    counts = run(data, model, adapter, out, images, seed, settings, workers)["counts"]
+    _tell(out, run(data, model, adapter, out, images, seed, settings, workers, store=store)["counts"])
+
+
+def resume(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run that `de generate` began.")],
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="K", min=1, help="Processes; else as many as it began with.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every byte first; draw again what has changed on the disk.")
+    ] = False,
+) -> None:
+    """Finish a run from what is in its folder: draw the shards that are not done, and merge.
+
+    Example: de resume runs/bccd-de
+    """
+    from engine.generation.run import resume as run
+
+    _tell(out, run(out, workers, verify=verify, tell=typer.echo)["counts"])
+
+
+def _tell(out: Path, counts: dict) -> None:
     dropped, failed = sum(counts["dropped"].values()), sum(counts["failed"].values())
     typer.echo(
         f"{counts['kept']} images with {counts['boxes']} boxes are in {out} "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.errors import ConfigError, DatasetError
+from engine.generation import preview_sheet
 from engine.generation.plan import Plan
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ SAMPLES = 4  # pictures that are compressed to see how large such a picture is
 BLOCK = 4096  # a file takes whole blocks
 # Text of an image and of a box: once in its shard, twice in annotations.json while that is being put together.
 TEXT_PER_IMAGE, TEXT_PER_BOX = 1000, 300
+SHEET_BYTES_PER_PIXEL = 0.2  # of a shard's preview
+BLOCKS_PER_SHARD = 2  # its json files fill half a block too little on average, and so does the preview
 REGIONS_PER_OBJECT = 2  # ignore regions come on top of the labels
 UNKNOWN_BYTES_PER_PIXEL = 1.0
 _SHARD = re.compile(r"\d{5,}")
@@ -73,7 +76,10 @@ def _bytes_per_pixel(plan: Plan, dataset: Dataset) -> float:
 
 def needed_bytes(plan: Plan, out: Path, size: ImageSize) -> int:
     """Bytes that are still to be written."""
-    return int(size.bytes_on_disk * max(0, plan.images - shards_there(out) * plan.shard_size))
+    shards = plan.shards - shards_there(out)
+    images = max(0, plan.images - shards_there(out) * plan.shard_size)
+    sheet = min(plan.shard_size, preview_sheet.IMAGES) * preview_sheet.TILE**2 * SHEET_BYTES_PER_PIXEL
+    return int(images * size.bytes_on_disk + max(0, shards) * (sheet + BLOCKS_PER_SHARD * BLOCK))
 
 
 def shards_there(out: Path) -> int:

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import DatasetError
-from engine.generation.durable import replace_durably, sha256_of
+from engine.generation.durable import sha256_of
 from engine.generation.plan_rows import ITEM, MODES, column_bytes
+from engine.generation.store import Store
 
 ITEMS = "items.npy"
 
 
-def write_items(out: Path, rows: np.ndarray) -> str:
-    """Write `out`/items.npy, whole or not at all; returns its sha256."""
-    return replace_durably(out / ITEMS, _pieces(rows))
+def write_items(store: Store, rows: np.ndarray) -> str:
+    """Write items.npy beside the plan, whole or not at all; returns its sha256."""
+    return store.write_bytes(ITEMS, _pieces(rows))
 
 
-def read_items(out: Path, sha256: str) -> np.ndarray:
+def read_items(store: Store, sha256: str) -> np.ndarray:
     """The items, mapped into memory read-only.
 
     Args:
@@ -29,25 +30,26 @@ def read_items(out: Path, sha256: str) -> np.ndarray:
     Raises:
         DatasetError: the file is missing or not the one that was written.
     """
-    path = out / ITEMS
+    path = f"{store.location}/{ITEMS}"
     try:
-        found = sha256_of(path)
+        copy = store.local_copy(ITEMS)
+        found = sha256_of(copy)
     except OSError as error:
         raise _damaged(path, f"it cannot be read: {error}") from None
     if found != sha256:
         raise _damaged(path, f"its sha256 is {found}, plan.json says {sha256}")
-    rows = _mapped(path)
+    rows = _mapped(copy)
     if rows is None:
         raise _damaged(path, "it is no table of planned items")
     return rows
 
 
-def is_items(path: Path) -> bool:
-    """Whether a file is such a table, of whichever plan."""
-    return _mapped(path) is not None
+def is_items(store: Store) -> bool:
+    """Whether the store's items.npy is such a table, of whichever plan."""
+    return _mapped(store.local_copy(ITEMS)) is not None
 
 
-def check_rows(path: Path, rows: np.ndarray, sources: int, prompts: int, styles: int) -> None:
+def check_rows(path: str, rows: np.ndarray, sources: int, prompts: int, styles: int) -> None:
     """Refuse rows that point outside the plan's tables.
 
     Raises:
@@ -73,5 +75,5 @@ def _pieces(rows: np.ndarray) -> Iterator[bytes]:
     yield from column_bytes(rows)
 
 
-def _damaged(path: Path, why: str) -> DatasetError:
+def _damaged(path: str, why: str) -> DatasetError:
     return DatasetError(f"{path} is damaged ({why}). Bring the file back, or start anew in another folder.")

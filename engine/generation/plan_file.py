@@ -15,22 +15,24 @@ from engine.config import Settings
 from engine.data.dataset import Dataset, read_dataset
 from engine.errors import DatasetError, RunConflict
 from engine.generation.disk import check_disk, check_room, estimate
-from engine.generation.durable import replace_durably, to_json
+from engine.generation.durable import to_json
 from engine.generation.items_file import ITEMS, check_rows, is_items, read_items, write_items
-from engine.generation.lock import lock
 from engine.generation.plan import TABLES, Plan, make_plan
+from engine.generation.store import Store, is_remote, open_store
 from engine.generation.wishes import number_of_images
 
 log = logging.getLogger(__name__)
 VERSION = 2
 
 
-def prepare(data: Path, out: Path, images: int | None, seed: int, settings: Settings, identity: Mapping) -> Plan:
+def prepare(
+    data: Path, out: Path | str | Store, images: int | None, seed: int, settings: Settings, identity: Mapping
+) -> Plan:
     """Make the run's plan in `out`, or take up the one that is there.
 
     Args:
         data: dataset folder; the images of its train split are the sources.
-        out: the run's folder: new, empty, or of the very same plan.
+        out: the folder or URL for plan and shards: new, empty, or of the very same plan.
         images, seed, settings, identity: see `make_plan`.
 
     Returns:
@@ -41,54 +43,65 @@ def prepare(data: Path, out: Path, images: int | None, seed: int, settings: Sett
         DatasetError: the dataset or the plan in `out` cannot be used.
         ConfigError: see `make_plan`; or the disk of `out` has no room for it (what is drawn already is there).
     """
-    plan = plan_for(read_dataset(data, "train"), out, images, seed, settings, identity)
-    with lock(out / ".plan.lock", f"The plan of {out}", wait=True):
-        existing = _planned_in(out, plan)
+    store = open_store(out)
+    plan = plan_for(read_dataset(data, "train"), store, images, seed, settings, identity)
+    with store.own_plan():
+        existing = _planned_in(store, plan)
         if existing is None:
-            replace_durably(out / "plan.json", _lines(plan, write_items(out, plan.rows)))
+            store.write_bytes("plan.json", _lines(plan, write_items(store, plan.rows)))
     return existing or plan
 
 
-def plan_for(dataset: Dataset, out: Path, images: int | None, seed: int, settings: Settings, identity: Mapping) -> Plan:
+def plan_for(
+    dataset: Dataset, out: Path | str | Store, images: int | None, seed: int, settings: Settings, identity: Mapping
+) -> Plan:
     """The plan that `prepare` would make in `out`, or take up there, after the same checks. Writes nothing."""
-    if not (out / "plan.json").exists():
-        check_room(number_of_images(images, settings.generation.variants_per_image, len(dataset.images)), out)
+    store = open_store(out)
+    local = None if is_remote(store.location) else Path(store.location)
+    if local is not None and local.exists() and not local.is_dir():
+        raise RunConflict(f"{local} is a file. Give a folder for the generated dataset.")
+    if local is not None and "plan.json" not in store.names():
+        check_room(number_of_images(images, settings.generation.variants_per_image, len(dataset.images)), local)
     wanted = make_plan(dataset, images, seed, settings, identity)
-    plan = _planned_in(out, wanted) or wanted
-    check_disk(plan, out, estimate(plan, dataset))
+    plan = _planned_in(store, wanted) or wanted
+    if local is not None:
+        check_disk(plan, local, estimate(plan, dataset))
     return plan
 
 
-def _planned_in(out: Path, wanted: Plan) -> Plan | None:
-    """The plan in a run's folder, if that folder is new, empty or of the very same plan."""
-    if out.exists() and not out.is_dir():
-        raise RunConflict(f"{out} is a file. Give a folder for the generated dataset.")
-    if (out / "plan.json").exists():
-        return _take_up(out, wanted)
-    if out.exists():
-        _refuse_foreign(out)
+def _planned_in(store: Store, wanted: Plan) -> Plan | None:
+    """The plan in a store, if that is new, empty or of the very same plan."""
+    names = store.names()
+    if "plan.json" in names:
+        return _take_up(store, wanted)
+    _refuse_foreign(store, names)
     return None
 
 
-def load_plan(out: Path) -> Plan:
+def load_plan(out: Path | str | Store) -> Plan:
     """Read a run's plan and check it against its own digest. The items are mapped, not read into memory.
 
     Raises:
         DatasetError: there is none, or it is damaged.
     """
-    path = out / "plan.json"
-    if not path.is_file():
-        raise DatasetError(f"{out} holds no plan.json: it is not a folder of generated data. Check the path.")
+    store = open_store(out)
+    path = f"{store.location}/plan.json"
     try:
-        content = json.loads(path.read_bytes())
+        text = store.read_bytes("plan.json")
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(
+            f"{store.location} holds no plan.json: it is not a folder of generated data. Check the path."
+        ) from None
+    try:
+        content = json.loads(text)
         version = content["version"]
         parts = _parsed(content) if version == VERSION else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     if parts is None:
         raise DatasetError(f"{path} is of version {version!r}; this program reads version {VERSION}.")
-    rows = read_items(out, content["items_sha256"])
-    check_rows(out / ITEMS, rows, *(len(parts[name]) for name in ("sources", "prompts", "styles")))
+    rows = read_items(store, content["items_sha256"])
+    check_rows(f"{store.location}/{ITEMS}", rows, *(len(parts[name]) for name in ("sources", "prompts", "styles")))
     plan = Plan(rows=rows, **parts)
     if plan.digest != content.get("digest"):
         raise _damaged(path, f"its content has digest {plan.digest}, it says {content.get('digest')}")
@@ -107,28 +120,30 @@ def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
     return found
 
 
-def _take_up(out: Path, wanted: Plan) -> Plan:
-    existing = load_plan(out)
+def _take_up(store: Store, wanted: Plan) -> Plan:
+    existing = load_plan(store)
     if existing.digest != wanted.digest:
         # Through json, so that tuples and lists compare equal.
         changed = differences(existing.spec, json.loads(to_json(wanted.spec)))
         raise RunConflict(
-            f"{out} holds another run: its plan is {existing.digest}, this command's is {wanted.digest} "
+            f"{store.location} holds another run: its plan is {existing.digest}, this command's is {wanted.digest} "
             f"({'; '.join(changed[:10]) or 'the items differ'}). "
             "Give the old settings to go on with it, or another --out folder. Nothing was changed."
         )
     if existing.shard_size != wanted.shard_size:
-        log.info("%s goes on with its %d items per shard, not %d.", out, existing.shard_size, wanted.shard_size)
+        log.info(
+            "%s goes on with its %d items per shard, not %d.", store.location, existing.shard_size, wanted.shard_size
+        )
     return dataclasses.replace(existing, batch_size=wanted.batch_size)
 
 
-def _refuse_foreign(out: Path) -> None:
-    ours = ITEMS if is_items(out / ITEMS) else None  # of a plan that was cut off before its plan.json
-    foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith(".") and entry.name != ours)
-    if foreign:
+def _refuse_foreign(store: Store, names: list[str]) -> None:
+    if ITEMS in names and is_items(store):  # of a plan that was cut off before its plan.json
+        names = [name for name in names if name != ITEMS]
+    if names:
         raise RunConflict(
-            f"{out} has no plan.json but is not empty ({', '.join(foreign[:5])}): it is not a generated dataset. "
-            "Give another --out folder, or empty this one."
+            f"{store.location} has no plan.json but is not empty ({', '.join(names[:5])}): "
+            "it is not a generated dataset. Give another --out folder, or empty this one."
         )
 
 
@@ -165,5 +180,5 @@ def _parsed(content: Mapping) -> dict:
     return {"spec": content["spec"], **tables, **sizes}
 
 
-def _damaged(path: Path, why: str) -> DatasetError:
+def _damaged(path: str, why: str) -> DatasetError:
     return DatasetError(f"{path} is damaged ({why}). Bring the file back, or start anew in another folder.")

@@ -16,6 +16,7 @@ from engine.generation.items_file import is_items, write_items
 from engine.generation.plan import make_plan
 from engine.generation.plan_file import load_plan, prepare
 from engine.generation.prompts import template
+from engine.generation.store import open_store
 
 IDENTITY = {"ldm": {"id": "stub", "multiple": 16}, "adapter": {"sha256": "a"}}
 
@@ -280,7 +281,7 @@ def test_a_plan_that_was_cut_off_is_made_again_and_foreign_tables_stay(source, t
 def test_a_loaded_plan_is_mapped_and_cannot_be_changed(source, tmp_path):
     made = prepare(source, tmp_path, 23, 3, make_settings(), IDENTITY)
     loaded = load_plan(tmp_path)
-    assert isinstance(loaded.rows.base, np.memmap) and is_items(tmp_path / "items.npy")
+    assert isinstance(loaded.rows.base, np.memmap) and is_items(open_store(tmp_path))
     for plan in (made, loaded):
         with pytest.raises(ValueError, match="read-only"):
             plan.rows["seed"][0] = 1
@@ -289,7 +290,7 @@ def test_a_loaded_plan_is_mapped_and_cannot_be_changed(source, tmp_path):
 def test_the_table_is_numpys_own_format_and_the_same_on_every_machine(source, tmp_path):
     ranges = {"strength_min": 0.3, "strength_max": 0.7, "guidance_min": 1.0, "guidance_max": 3.0, "eta_min": 0.1}
     plan = plan_of(source, **ranges, eta_max=0.4, styles=("x", "y"), text_to_image=0.2)
-    write_items(tmp_path, plan.rows)
+    write_items(open_store(tmp_path), plan.rows)
     assert (tmp_path / "items.npy").read_bytes() == _npy(plan.rows)
     assert (
         hashlib.sha256(plan.rows.tobytes()).hexdigest()

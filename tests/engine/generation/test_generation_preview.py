@@ -134,7 +134,7 @@ def test_a_run_that_is_nearly_done_goes_on_with_little_room_left(bench, monkeypa
     with pytest.raises(Exception, match="noise level"):
         bench.generate()
     bench.behave()
-    monkeypatch.setattr(disk, "free_bytes", lambda out: 20_000)  # enough for two images, not for 17
+    monkeypatch.setattr(disk, "free_bytes", lambda out: 60_000)  # enough for one shard of two images, not for 17
     bench.generate(shard_size=50)  # the plan there keeps its shards of 5, and they are counted so
     assert load_plan(bench.root / "out").shard_size == 5
 
