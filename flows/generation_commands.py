@@ -28,6 +28,7 @@ def plan(
     images: Images = None,
     ldm: Ldm = None,
     workers: Workers = 1,
+    store: Store = None,
     seed: Seed = 0,
     calibrate: Annotated[
         int, typer.Option("--calibrate", metavar="N", min=0, help="Images to draw for the clock; 0: no times.")
@@ -49,7 +50,7 @@ def plan(
     from tasks.settings import open_settings
 
     model, settings = open_settings(params, overrides or [], ldm)
-    report = preview(DrawerSource(data, model, adapter, settings), out, images, seed, workers, calibrate)
+    report = preview(DrawerSource(data, model, adapter, settings), out, images, seed, workers, calibrate, store)
     typer.echo(plan_table(report))
     if json_file is not None:
         json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

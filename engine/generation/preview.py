@@ -18,6 +18,7 @@ from engine.generation.disk import check_disk, estimate, free_bytes, needed_byte
 from engine.generation.plan import Plan
 from engine.generation.plan_file import plan_for
 from engine.generation.plan_rows import MODES
+from engine.generation.run_file import check_out
 from engine.generation.source import DrawerSource
 from engine.ldm.device import choose_device
 
@@ -35,6 +36,7 @@ def preview(
     seed: int,
     workers: int = 1,
     drawn: int = DRAWN_TO_CALIBRATE,
+    store: str | None = None,
 ) -> dict:
     """Plan a run as `generate` would, and draw a few of its items for the clock.
 
@@ -44,6 +46,7 @@ def preview(
         images, seed: as for `generate`.
         workers: worker processes of the run.
         drawn: items to draw for the clock; 0 leaves the time out and estimates sizes from the source pictures.
+        store: URL of plan and shards; None for `out` itself. The merged images come into `out` in either case.
 
     Returns:
         {plan, out, items, sources, sources_in_split, shards, shards_there, shard_size, batch_size, modes, strengths,
@@ -59,12 +62,14 @@ def preview(
     """
     if workers < 1:
         raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
+    check_out(out, store)
     start = time.perf_counter()
     drawer = source.load()
     load_seconds = time.perf_counter() - start
     dataset = read_dataset(source.data, "train")
-    plan = plan_for(dataset, out, images, seed, source.settings, drawer.identity)
+    plan = plan_for(dataset, store or out, images, seed, source.settings, drawer.identity)
     size = estimate(plan, dataset)
+    check_disk(plan, out, size)  # for merged images that come from a store
     found = calibrate(plan, drawer, drawn) if drawn else None
     if found and found.size:
         size = found.size

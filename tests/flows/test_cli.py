@@ -27,7 +27,7 @@ COMMANDS = {
     "adapt-ldm": ("--data", "--ldm", "--out"),
     "train-adapter": ("--data", "--ldm", "--out"),
     "adapter-report": ("--adapter", "--data", "--ldm", "--out", "--images", "--no-record", "--seed"),
-    "plan": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed", "--calibrate", "--json"),
+    "plan": ("--data", "--ldm", "--adapter", "--out", "--images", "--store", "--seed", "--calibrate", "--json"),
     "generate": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed"),
     "verify": (),
     "review": ("--real",),
@@ -47,7 +47,7 @@ def generate_gets(monkeypatch, tmp_path):
     """Replaces the engine's generate; the arguments it was called with."""
     calls = []
 
-    def generate(*arguments):
+    def generate(*arguments, store=None):
         calls.append(arguments)
         return {"counts": {"planned": 5, "kept": 4, "dropped": {"no boxes": 1}, "failed": {}, "boxes": 9}}
 
@@ -57,7 +57,7 @@ def generate_gets(monkeypatch, tmp_path):
 
 
 def generate_that(monkeypatch, error: BaseException):
-    def fail(*arguments):
+    def fail(*arguments, store=None):
         raise error
 
     monkeypatch.setattr(engine.generation.run, "generate", fail)
@@ -179,9 +179,9 @@ def test_plan_passes_on_what_was_given_and_writes_the_figures_where_asked(monkey
     assert (result.exit_code, result.stdout) == (0, "a table of 5 images\n"), result.output
     source, *rest = calls[0]
     assert (source.data, source.ldm, source.adapter) == (Path("d"), str(embedded_folder()), Path("a"))
-    assert source.settings.generation.class_weights == ("cat=2.5",) and rest == [Path("o"), 5, 7, 3, 0]
+    assert source.settings.generation.class_weights == ("cat=2.5",) and rest == [Path("o"), 5, 7, 3, 0, None]
     assert json.loads(Path("figures.json").read_text()) == {"items": 5}
-    assert run(*command).exit_code == 0 and calls[1][2:] == (5, 0, 1, 8)
+    assert run(*command).exit_code == 0 and calls[1][2:] == (5, 0, 1, 8, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json"]
 
 
