@@ -14,6 +14,8 @@ def plan_table(report: Mapping) -> str:
         _columns(("class", "weight", "real objects", "images", "objects"), [_class_row(c) for c in report["classes"]]),
         _columns(("encode ratio", "images"), list(report["strengths"].items())),
     ]
+    if report["modes"]["text_to_image"]:
+        blocks[1] += "\nObjects are those of the source images; what is drawn from words alone may hold others."
     if len(report["styles"]) > 1:
         blocks.append(_columns(("style", "images"), [(_cut(style), n) for style, n in report["styles"].items()]))
     return "\n\n".join(block for block in blocks if block)

@@ -21,7 +21,7 @@ from tasks.fiftyone_views import dress, save_views
 from tasks.home import exclusive_lock, home_folder
 
 GENERATED_SLICE, SOURCE_SLICE = "generated", "source"
-_TEXTS = ("source_filepath", "seed", "prompt", "negative_prompt", "verdict", "note", "reviewer")
+_TEXTS = ("source_filepath", "mode", "seed", "prompt", "negative_prompt", "verdict", "note", "reviewer")
 _NUMBERS = ("strength", "guidance_scale", "eta", "mean_score", "source_distance", "held_out_distance")
 _COUNTS = ("image_id", "item", "source_image_id", "boxes")
 
@@ -158,7 +158,7 @@ def _fields(image: ImageRecord, verdict: Verdict, decisions: Decisions, source_p
         "reviewer": None if by_person is None else (ACCEPTED if by_person else REJECTED),
         "boxes": int(verdict.scores["boxes"]) if "boxes" in verdict.scores else None,
     }
-    for key in ("item", "source_image_id", "strength", "guidance_scale", "eta", "prompt", "negative_prompt"):
+    for key in ("item", "mode", "source_image_id", "strength", "guidance_scale", "eta", "prompt", "negative_prompt"):
         fields[key] = provenance.get(key)
     for key in ("mean_score", "source_distance", "held_out_distance"):
         fields[key] = verdict.scores.get(key)

@@ -46,6 +46,7 @@ def dress(fiftyone: ModuleType, dataset) -> None:
         ],
         "provenance": [
             "item",
+            "mode",
             "source_image_id",
             "strength",
             "guidance_scale",

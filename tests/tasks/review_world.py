@@ -61,6 +61,7 @@ def provenance(image_id: int, source: int) -> dict:
         "eta": 0.25,
         "prompt": 'a "boat"; touch PWNED; ${x} \n ../',
         "negative_prompt": "",
+        "mode": "img2img",
         "ldm": {"id": "world"},
         "adapter": {"sha256": "0" * 64},
         "plan": "0" * 64,

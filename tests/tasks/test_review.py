@@ -73,7 +73,7 @@ def test_review_writes_decisions_and_shows_everything(generated, fiftyone):
     ]
     sample = shown.match(fiftyone.ViewField("image_id") == 1).first()
     assert sample.seed == str(2**63 + 1), "a 64-bit seed must stay exact"
-    assert sample.prompt == dataset.images[0].extra["de"]["prompt"]
+    assert sample.prompt == dataset.images[0].extra["de"]["prompt"] and sample.mode == "img2img"
     assert (sample.strength, sample.guidance_scale, sample.eta, sample.source_image_id) == (0.5, 2.0, 0.25, 1)
     boxes = [d.bounding_box for d in sample.labels.detections]
     assert boxes == [[4 / 64, 8 / 64, 16 / 64, 20 / 64], [5 / 64, 8 / 64, 16 / 64, 20 / 64]]

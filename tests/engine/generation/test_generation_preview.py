@@ -158,5 +158,7 @@ def test_the_table_is_aligned_and_says_it_all(bench):
     assert any(line.startswith("images   100 (70 img2img, 30 text to image)") for line in lines)
     assert any("with 2 workers" in line and "core-hours" in line for line in lines)
     assert max(len(line.partition(str(bench.root))[0]) for line in lines) < 120 and "at night" in "\n".join(lines)
-    assert "not measured" in plan_table(preview_of(bench, drawn=0))
+    assert "words alone may hold others" in "\n".join(lines)
+    plain = plan_table(preview_of(bench, drawn=0))
+    assert "not measured" in plain and "words alone" not in plain and "style" not in plain
     json.dumps(shown)
