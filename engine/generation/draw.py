@@ -155,26 +155,31 @@ class AdapterDrawer:
                 source = next(moments) if item.mode == "img2img" else None
                 if isinstance(source, Exception):
                     raise source
-                self._encode_prompts(items[place:], rows)
+                self.ldm.prepare_prompts(_words(item), (w for i in items[place:] for w in _words(i)), rows)
             except Exception as error:
                 if is_out_of_memory(error) or (isinstance(error, UserError) and not isinstance(error, DatasetError)):
                     raise  # a matter of the run, not of an item
                 failed.append((place, error.with_traceback(None)))  # its frames would keep tensors alive
                 continue
             strength = item.strength if item.mode == "img2img" else 1.0
-            words = (item.prompt, item.negative_prompt)
-            yield Job(place, SampleRequest(item.seed, *words, strength, item.guidance_scale, item.eta), source)
+            numbers = (strength, item.guidance_scale, item.eta)
+            yield Job(place, SampleRequest(item.seed, item.prompt, item.negative_prompt, *numbers), source)
 
     def _read(self, key: tuple[int, tuple[int, int]]) -> Tensor:
         image_id, size = key
         return to_model(read_pixels(self.dataset, self.sources[image_id], size))
 
-    def _label(self, group: Sequence[Finished], size: tuple[int, int], rows: int) -> Iterator[tuple[int, Drawn]]:
+    def _label(
+        self, group: Sequence[Finished], size: tuple[int, int], rows: int
+    ) -> Iterator[tuple[int, Drawn | Exception]]:
         images = self.ldm.decode(stack_rows([item.latents for item in group], rows))
         levels = zip(*(item.features for item in group), strict=True)
         found = self.adapter.detect([stack_rows(level, rows) for level in levels], (size[1], size[0]))
         ids = np.array(self.adapter.category_ids)
         for item, image, detections in zip(group, images, found, strict=False):
+            if not image.isfinite().all():
+                yield item.key, ValueError("the diffusion model drew pixels that are not finite")
+                continue
             kept = detections.scores >= self.floor
             yield (
                 item.key,
@@ -224,6 +229,10 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _words(item: PlannedItem) -> tuple[str, ...]:
+    return (item.prompt, item.negative_prompt) if item.guidance_scale > 1 else (item.prompt,)
 
 
 def _to_uint8(image: Tensor) -> np.ndarray:

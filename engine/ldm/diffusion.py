@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -121,6 +122,14 @@ class LatentDiffusion:
         for start in range(0, len(missing), rows_per_call or max(1, len(missing))):
             self._remember(missing[start : start + (rows_per_call or len(missing))], rows_per_call)
         return Conditioning.stack([self._prompt_cache[key] for key in wanted])
+
+    @torch.no_grad()
+    def prepare_prompts(self, wanted: Sequence[str], upcoming: Iterable[str], rows_per_call: int) -> None:
+        """Have texts encoded that will be wanted now, and further ones where the call of the text encoder has room."""
+        if all((rows_per_call, text) in self._prompt_cache for text in wanted):
+            return
+        new = (t for t in dict.fromkeys([*wanted, *upcoming]) if (rows_per_call, t) not in self._prompt_cache)
+        self._remember(list(itertools.islice(new, rows_per_call)), rows_per_call)
 
     def _remember(self, texts: Sequence[str], rows_per_call: int | None) -> None:
         padded = [*texts, *[texts[-1]] * ((rows_per_call or len(texts)) - len(texts))]
