@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.data.dataset import Dataset
 
 # These change how the work is cut up, whether it begins, or what is said about it afterwards, but no image and no box.
-NOT_IN_DIGEST = ("batch_size", "shard_size", "max_failed_rate", "min_adapter_map")
+NOT_IN_DIGEST = ("batch_size", "shard_size", "max_failed_rate", "min_adapter_map", "stall_seconds")
 
 
 @dataclass(frozen=True)
