@@ -1,7 +1,8 @@
 """A drawer without models: image and boxes are functions of the item's seed. It misbehaves on request.
 
 Requests are in `behaviour.json` in the adapter's folder, which is not part of the identity:
-raise_items: {item: text}; raise_batches: true; die_items: [item], each once; sleep_s: per batch.
+raise_items: {item: text}; raise_batches: true; die_items: [item], each once; sleep_s: per batch; hang_items: [item],
+each once.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ class StubDrawer:
             if not mark.exists() or self.behaviour.get("die_always"):
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if number in self.behaviour.get("hang_items", []):
+            mark = self.adapter / f"hung-{number}"
+            if not mark.exists():
+                mark.touch()
+                time.sleep(3600)
 
 
 def draw_one(item) -> Drawn:
