@@ -1,8 +1,8 @@
 """The worker process: `python -m engine.generation.worker`. One line of json in, lines of json out, until stdin ends.
 
 In:  {"source": ..., "out": ..., "parent": pid}, then {"shard": n, "retry_failed": bool} again and again.
-Out: {"ready": identity}; for each shard {"progress": items}..., then {"done": counts} or {"error": {...}}. While it is at
-work, also {"alive": true} every few seconds: a process that is silent is frozen.
+Out: {"ready": identity}; for each shard {"progress": items}..., then {"done": counts} or {"error": {...}}. While it
+is at work, also {"alive": true} every few seconds: a process that is silent is frozen.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ class WorkerProcess:
     """A context manager around one worker process; starts it again when it died and another shard is wanted.
 
     A process that gives no sign of life, or none of progress for `generation.stall_seconds`, is killed: a frozen one
-    keeps its lock on the shard for as long as it exists. Ends with the block, and with this process however that ends. Its methods may be called from any thread; calls of
-    `run` take turns.
+    keeps its lock on the shard for as long as it exists. Ends with the block, and with this process however that ends.
+    Its methods may be called from any thread; calls of `run` take turns.
 
     Args:
         source: where its drawer comes from.

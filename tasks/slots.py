@@ -1,0 +1,98 @@
+"""The slots of a run on this machine: one long-lived worker process with its own models each. A GPU is one slot."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import Settings
+from engine.errors import ConfigError, RunFailed
+from engine.generation.crew import Worker
+from engine.generation.source import DrawerSource
+from engine.generation.worker_process import WorkerProcess
+
+
+@dataclass
+class Slots:
+    """The workers of a run; a task borrows a free one.
+
+    Attributes:
+        free: those that are ready for a shard.
+        give_back: called with a borrowed worker; puts it among the free ones, now or when it is ready again.
+        fatal: after it no further shard is begun.
+    """
+
+    workers: Sequence[Worker]
+    free: queue.Queue[Worker]
+    give_back: Callable[[Worker], None]
+    fatal: BaseException | None = None
+
+    @contextmanager
+    def borrowed(self) -> Iterator[Worker]:
+        """A free worker; waits for one. Raises RunFailed when no shard is to be begun any more."""
+        worker = None
+        while worker is None:
+            if self.fatal is not None:
+                raise RunFailed(f"not begun: {self.fatal}")
+            try:
+                worker = self.free.get(timeout=1.0)
+            except queue.Empty:
+                continue
+        try:
+            yield worker
+        finally:
+            self.give_back(worker)
+
+    def abandon(self, error: BaseException) -> None:
+        """Begin nothing more, and end what runs: threads that wait for a worker come back at once."""
+        self.fatal = error
+        for worker in self.workers:
+            worker.kill()
+
+
+def slot_environments(settings: Settings, workers: int) -> list[dict[str, str]]:
+    """The environment of each worker process: its own GPU, or its share of the cores.
+
+    Raises:
+        ConfigError: no worker, or more of them than GPUs.
+    """
+    from engine.ldm.device import choose_device
+
+    check_workers(workers)
+    if choose_device(settings.ldm.device).type != "cuda":
+        threads = str(max(1, (os.cpu_count() or 1) // workers))
+        return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * workers
+    visible = _visible_gpus()
+    if workers > len(visible):
+        raise ConfigError(f"{workers} workers want a GPU each, and there are {len(visible)}. Ask for fewer.")
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in visible[:workers]]
+
+
+def check_workers(workers: int) -> None:
+    """Raises ConfigError where no worker is asked for."""
+    if workers < 1:
+        raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
+
+
+def _visible_gpus() -> list[str]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return [name.strip() for name in named.split(",")]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def open_slots(source: DrawerSource, out: Path, environments: Sequence[dict[str, str]]) -> Iterator[Slots]:
+    """Start one worker process per environment; they end with the block, or with this process however that ends."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(WorkerProcess(source, out, environment)) for environment in environments]
+        free: queue.Queue[Worker] = queue.Queue()
+        for worker in workers:
+            free.put(worker)
+        yield Slots(workers, free, free.put)
