@@ -18,7 +18,7 @@ from engine.generation.run import check_failed_rate, merge, pending_shards
 from engine.generation.source import DEFAULT_LOADER, DrawerSource
 from tasks.ray_slots import open_ray_slots
 from tasks.retry import RETRIED, is_hopeless
-from tasks.slots import Slots, open_slots, slot_environments
+from tasks.slots import Slots, open_slots
 
 LOADER = DEFAULT_LOADER
 MAX_LISTED = 10
@@ -59,7 +59,7 @@ def draw_dataset(
         out = out.absolute()
         slots_opened = open_ray_slots(ray, _everywhere(source), out, workers)
     else:
-        slots_opened = open_slots(source, out, slot_environments(settings, workers))
+        slots_opened = open_slots(source, out, workers)
     with slots_opened as slots:
         progress = plan_run(slots, source, out, images, seed)
         draw_shards(slots, progress, workers)

@@ -14,6 +14,7 @@ from engine.errors import ConfigError, RunFailed
 from engine.generation.crew import Worker
 from engine.generation.source import DrawerSource
 from engine.generation.worker_process import WorkerProcess
+from tasks.gpus import own_gpus
 
 
 @dataclass
@@ -54,28 +55,35 @@ class Slots:
             worker.kill()
 
 
-def slot_environments(settings: Settings, workers: int) -> list[dict[str, str]]:
-    """The environment of each worker process: its own GPU, or its share of the cores.
+@contextmanager
+def own_environments(settings: Settings, workers: int) -> Iterator[list[dict[str, str]]]:
+    """The environment of each worker process: a GPU that no other flow draws on, or its share of the cores.
 
     Raises:
         ConfigError: no worker, or more of them than GPUs.
     """
-    from engine.ldm.device import choose_device
-
     check_workers(workers)
-    if choose_device(settings.ldm.device).type != "cuda":
+    if not _on_gpus(settings):
         threads = str(max(1, (os.cpu_count() or 1) // workers))
-        return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * workers
+        yield [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * workers
+        return
     visible = _visible_gpus()
     if workers > len(visible):
         raise ConfigError(f"{workers} workers want a GPU each, and there are {len(visible)}. Ask for fewer.")
-    return [{"CUDA_VISIBLE_DEVICES": name} for name in visible[:workers]]
+    with own_gpus(visible, workers) as names:
+        yield [{"CUDA_VISIBLE_DEVICES": name} for name in names]
 
 
 def check_workers(workers: int) -> None:
     """Raises ConfigError where no worker is asked for."""
     if workers < 1:
         raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
+
+
+def _on_gpus(settings: Settings) -> bool:
+    from engine.ldm.device import choose_device
+
+    return choose_device(settings.ldm.device).type == "cuda"
 
 
 def _visible_gpus() -> list[str]:
@@ -88,11 +96,16 @@ def _visible_gpus() -> list[str]:
 
 
 @contextmanager
-def open_slots(source: DrawerSource, out: Path, environments: Sequence[dict[str, str]]) -> Iterator[Slots]:
-    """Start one worker process per environment; they end with the block, or with this process however that ends."""
+def open_slots(source: DrawerSource, out: Path, workers: int) -> Iterator[Slots]:
+    """Start worker processes; they end with the block, or with this process however that ends.
+
+    Raises:
+        ConfigError: no worker, or more of them than GPUs.
+    """
     with ExitStack() as stack:
-        workers = [stack.enter_context(WorkerProcess(source, out, environment)) for environment in environments]
+        environments = stack.enter_context(own_environments(source.settings, workers))
+        crew = [stack.enter_context(WorkerProcess(source, out, environment)) for environment in environments]
         free: queue.Queue[Worker] = queue.Queue()
-        for worker in workers:
+        for worker in crew:
             free.put(worker)
-        yield Slots(workers, free, free.put)
+        yield Slots(crew, free, free.put)

@@ -32,10 +32,10 @@ class Workspace:
     def behave(self, **behaviour) -> None:
         (self.root / "adapter" / "behaviour.json").write_text(json.dumps(behaviour))
 
-    def run(self, images=10, workers=2, ldm="stub", overrides=(), **options):
+    def run(self, images=10, workers=2, ldm="stub", overrides=(), out="out", **options):
         from flows.generate_coco_de import generate_coco_de
 
-        folders = [str(self.root / name) for name in ("data", "adapter", "out")]
+        folders = [str(self.root / name) for name in ("data", "adapter", out)]
         return generate_coco_de(
             folders[0],
             ldm,

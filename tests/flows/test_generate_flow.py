@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from generation_workspace import last_flow_state, workspace  # noqa: F401
@@ -90,3 +91,28 @@ def test_a_users_mistake_is_not_tried_again(workspace):
     with pytest.raises(ModelError, match="another noise level"):
         workspace.run(workers=1)
     assert len(workspace.drawn()) == 2  # one batch: no second attempt, no further shard
+
+
+def test_two_flows_never_draw_on_one_gpu_at_the_same_time(workspace, monkeypatch, caplog):
+    """With a GPU that there is not: the stand-in needs none, its worker processes say when they draw."""
+    import tasks.slots
+
+    monkeypatch.setattr(tasks.slots, "_on_gpus", lambda settings: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    workspace.behave(sleep_s=0.3)
+    with ThreadPoolExecutor(2) as threads:
+        runs = [threads.submit(workspace.run, workers=1, out=out) for out in ("out", "other")]
+        assert runs[0].result() == runs[1].result()
+    drew = [line.split()[-1] for line in (workspace.root / "adapter" / "drawn.log").read_text().splitlines()]
+    first, second = dict.fromkeys(drew)
+    assert drew == [first] * drew.count(first) + [second] * drew.count(second)
+    assert "Other flows draw on the GPUs of this machine: waiting for 1 of 7" in caplog.text
+
+
+def test_flows_with_a_gpu_each_run_side_by_side(workspace, monkeypatch):
+    from tasks.gpus import own_gpus
+
+    with own_gpus(["5", "6"], 1) as mine, own_gpus(["5", "6"], 1) as others:
+        assert mine + others == ["5", "6"]
+    with own_gpus(["5", "6"], 2) as both:
+        assert both == ["5", "6"]

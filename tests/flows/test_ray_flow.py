@@ -10,10 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from generation_workspace import ROOT, STAND_IN, Workspace, last_flow_state, workspace  # noqa: F401
+from generation_workspace import FAST, ROOT, STAND_IN, Workspace, last_flow_state, workspace  # noqa: F401
 from ray_cluster import RayCluster, drawing, wait_for, words
 
-from engine.errors import ConfigError, RunFailed
+from engine.config import load_settings
+from engine.errors import ConfigError, DatasetError, RunFailed
+from engine.generation.plan_file import prepare
+from engine.generation.source import DrawerSource
+from engine.generation.worker_process import WorkerDied
+from tasks import ray_slots
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -74,6 +79,7 @@ def test_a_node_is_lost_another_joins_and_the_bytes_are_those_of_one_machine(clu
     assert last_flow_state() == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_every_worker_is_listed_and_the_others_are_kept(cluster, workspace):
     cluster.add()
     workspace.behave(die_items=[6], die_always=True)
@@ -85,6 +91,65 @@ def test_a_shard_that_kills_every_worker_is_listed_and_the_others_are_kept(clust
     workspace.behave()
     workspace.run(ray=cluster.address, workers=1)
     assert drawn.count(5) == 3 and workspace.drawn() == [5, 6, 7, 8]
+
+
+def planned(workspace: Workspace, *overrides: str) -> tuple[DrawerSource, Path]:
+    """A source for slots, and a run's folder with its plan of ten items in three shards."""
+    settings = load_settings(None, [*FAST, "ldm.resolution=32", *overrides])
+    folders = [workspace.root / name for name in ("data", "adapter", "out")]
+    source = DrawerSource(folders[0], "stub", folders[1], settings, "stub_drawer:load")
+    prepare(folders[0], folders[2], 10, 0, settings, source.load().identity)
+    return source, folders[2]
+
+
+@pytest.mark.slow
+def test_an_actor_that_stops_breathing_is_ended_and_its_shard_done_by_another(cluster, workspace, monkeypatch):
+    monkeypatch.setattr(ray_slots, "PULSE_S", 0.5)
+    monkeypatch.setattr(ray_slots, "SILENT_S", 8.0)
+    node = cluster.add()
+    source, out = planned(workspace)
+    workspace.behave(sleep_s=1.0)
+    with ray_slots.open_ray_slots(cluster.address, source, out, 1) as slots, ThreadPoolExecutor(1) as thread:
+        with slots.borrowed() as worker:
+            running = thread.submit(worker.run, 0)
+            (drawer,) = wait_for(lambda: workspace.drawn() and drawing(node))
+            actor = drawer.parent()
+            actor.suspend()
+            with pytest.raises(WorkerDied, match="no sign of life for 8 s in shard 0"):
+                running.result(60)
+        with slots.borrowed() as worker:
+            assert worker.run(0).planned == 4
+        assert not words(actor) and not words(drawer) and drawing(node) != [drawer]
+
+
+@pytest.mark.slow
+def test_a_shard_that_hangs_is_begun_anew_on_its_node(cluster, workspace):
+    node = cluster.add()
+    source, out = planned(workspace, "generation.stall_seconds=4")
+    workspace.behave(hang_items=[2])
+    with ray_slots.open_ray_slots(cluster.address, source, out, 1) as slots, slots.borrowed() as worker:
+        with pytest.raises(WorkerDied, match=r"got nothing done for 4 s \(generation.stall_seconds\) in shard 0"):
+            worker.run(0)
+        assert worker.run(0).planned == 4 and len(drawing(node)) == 1
+
+
+def test_each_slot_has_a_gpu_of_its_own(cluster, workspace):
+    """Ray counts GPUs that there are not; the stand-in needs none."""
+    node = cluster.add(gpus=2)
+    source, out = planned(workspace, "ldm.device=cuda")
+    with ray_slots.open_ray_slots(cluster.address, source, out, 3) as slots:
+        with slots.borrowed() as first, slots.borrowed() as second:
+            assert first.run(0).planned == second.run(1).planned == 4
+            assert slots.free.empty()
+        assert sorted(process.environ()["CUDA_VISIBLE_DEVICES"] for process in drawing(node)) == ["0", "1"]
+
+
+def test_a_folder_that_a_node_does_not_see_is_named(cluster, workspace):
+    cluster.add()
+    source, out = planned(workspace)
+    with ray_slots.open_ray_slots(cluster.address, source, out / "elsewhere", 1) as slots, slots.borrowed() as worker:
+        with pytest.raises(DatasetError, match="On Ray's node .*elsewhere holds no plan.json"):
+            worker.run(0)
 
 
 def test_no_cluster_and_no_ray_are_the_users_business(workspace, monkeypatch):
