@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,16 @@ from engine.data.dataset import write_dataset  # noqa: E402
 from engine.data.records import Annotation, Category, ImageRecord  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
+# Runs the flow as a program of its own that can be killed; its server is that of the tests.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+sys.path.append(sys.argv[1])
+import tasks.generate
+from generation_workspace import Workspace
+tasks.generate.LOADER = "stub_drawer:load"
+Workspace(Path(sys.argv[2])).run(**json.loads(sys.argv[3]))
+"""
 FAST = ["generation.shard_size=4", "generation.batch_size=2", "ldm.device=cpu"]
 
 
@@ -47,6 +59,24 @@ class Workspace:
             record=False,
             **options,
         )
+
+    def start(self, **options) -> subprocess.Popen:
+        """The same as `run` in another process."""
+        from prefect.settings import PREFECT_API_URL
+
+        environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()}
+        command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(self.root), json.dumps(options)]
+        return subprocess.Popen(command, env=environment, cwd=self.root)
+
+    def committed(self, out="out") -> int:
+        """Shards on disk."""
+        return len(list((self.root / out / "shards").glob("[0-9]*/shard.json")))
+
+    def files(self, out="out") -> dict[str, str]:
+        """sha256 of every file that a user gets."""
+        folder = self.root / out
+        files = [folder / "annotations.json", folder / "manifest.json", *sorted((folder / "images").iterdir())]
+        return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
     def drawn(self) -> list[int]:
         """Items drawn since the last call, in order of their numbers."""
@@ -76,6 +106,14 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
         boxes.append(Annotation(i, i, 2, (2.0, 3.0, 10.0, 9.0), 90.0, 0, {}))
     write_dataset(tmp_path / "data", "train", images, boxes, [Category(i, f"class{i}") for i in (2, 5, 9)])
     return Workspace(tmp_path)
+
+
+def wait_for(condition, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
 
 
 def last_flow_state() -> str:

@@ -8,7 +8,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from generation_workspace import last_flow_state, workspace  # noqa: F401
+from generation_workspace import last_flow_state, wait_for, workspace  # noqa: F401
 
 from engine.errors import ModelError, RunConflict, RunFailed
 
@@ -116,3 +116,21 @@ def test_flows_with_a_gpu_each_run_side_by_side(workspace, monkeypatch):
         assert mine + others == ["5", "6"]
     with own_gpus(["5", "6"], 2) as both:
         assert both == ["5", "6"]
+
+
+@pytest.mark.slow
+def test_a_killed_flow_is_taken_up_where_it_was(workspace):
+    workspace.run(images=24, out="unbroken")
+    workspace.drawn()
+    workspace.behave(sleep_s=0.3)
+    run = workspace.start(images=24)
+    wait_for(lambda: workspace.committed() >= 2)
+    run.kill()
+    run.wait()
+    kept = workspace.committed()
+    assert 2 <= kept < 6
+    workspace.behave()
+    workspace.drawn()
+    workspace.run(images=24)
+    assert len(workspace.drawn()) == 24 - 4 * kept
+    assert workspace.files() == workspace.files("unbroken")

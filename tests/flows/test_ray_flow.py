@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from generation_workspace import FAST, ROOT, STAND_IN, Workspace, last_flow_state, workspace  # noqa: F401
-from ray_cluster import RayCluster, drawing, wait_for, words
+from generation_workspace import FAST, ROOT, STAND_IN, Workspace, last_flow_state, wait_for, workspace  # noqa: F401
+from ray_cluster import RayCluster, drawing, words
 
 from engine.config import load_settings
 from engine.errors import ConfigError, DatasetError, RunFailed
@@ -40,40 +39,30 @@ def empty(request):
         request.getfixturevalue("cluster").remove_all()
 
 
-def dataset(out: Path) -> dict[str, str]:
-    """sha256 of every file that a user gets."""
-    files = [out / "annotations.json", out / "manifest.json", *sorted((out / "images").iterdir())]
-    return {str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def committed(workspace: Workspace) -> int:
-    return len(list((workspace.root / "out" / "shards").glob("[0-9]*/shard.json")))
-
-
 def test_a_node_is_lost_another_joins_and_the_bytes_are_those_of_one_machine(cluster, workspace):
     images = 48
     workspace.run(images=images)
-    expected = dataset(workspace.root / "out")
+    expected = workspace.files()
     (workspace.root / "out").rename(workspace.root / "unbroken")
     workspace.drawn()
     first, second = cluster.add(), cluster.add()
     workspace.behave(sleep_s=0.4)
 
     def disturb():
-        wait_for(lambda: committed(workspace) >= 2 and drawing(first) and drawing(second))
+        wait_for(lambda: workspace.committed() >= 2 and drawing(first) and drawing(second))
         (lost,) = drawing(first)
         cluster.kill(first)
         third = cluster.add()
         wait_for(lambda: drawing(third))
         workspace.behave()  # for processes that start from now on
-        return not words(lost) and committed(workspace)
+        return not words(lost) and workspace.committed()
 
     with ThreadPoolExecutor(1) as thread:
         disturbed = thread.submit(disturb)
         counts = workspace.run(images=images, ray=cluster.address, workers=3)
         assert 2 <= disturbed.result() < 12
     assert counts["planned"] == images and not counts["failed"]
-    assert dataset(workspace.root / "out") == expected
+    assert workspace.files() == expected
     assert set(workspace.drawn()) == set(range(1, images + 1))
     assert not [path for path in (workspace.root / "out").rglob(".*") if path.name != ".plan.lock"]
     assert last_flow_state() == "COMPLETED"
@@ -91,6 +80,22 @@ def test_a_shard_that_kills_every_worker_is_listed_and_the_others_are_kept(clust
     workspace.behave()
     workspace.run(ray=cluster.address, workers=1)
     assert drawn.count(5) == 3 and workspace.drawn() == [5, 6, 7, 8]
+
+
+@pytest.mark.slow
+def test_a_killed_flow_leaves_nothing_on_the_nodes_and_is_finished_elsewhere(cluster, workspace):
+    node = cluster.add()
+    workspace.run(images=24, out="unbroken")
+    workspace.behave(sleep_s=0.3)
+    run = workspace.start(images=24, ray=cluster.address, workers=1)
+    wait_for(lambda: workspace.committed() >= 2)
+    run.kill()
+    run.wait()
+    wait_for(lambda: not drawing(node))
+    assert 2 <= workspace.committed() < 6
+    workspace.behave()
+    workspace.run(images=24)
+    assert workspace.files() == workspace.files("unbroken")
 
 
 def planned(workspace: Workspace, *overrides: str) -> tuple[DrawerSource, Path]:
