@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import Settings
-from engine.errors import ConfigError, RunFailed
+from engine.errors import RunFailed
 from engine.generation.crew import Worker
+from engine.generation.devices import environment_of, gpus_for
 from engine.generation.source import DrawerSource
 from engine.generation.worker_process import WorkerProcess
 from tasks.gpus import own_gpus
@@ -62,37 +63,13 @@ def own_environments(settings: Settings, workers: int) -> Iterator[list[dict[str
     Raises:
         ConfigError: no worker, or more of them than GPUs.
     """
-    check_workers(workers)
-    if not _on_gpus(settings):
+    gpus = gpus_for(settings, workers)
+    if gpus:
+        with own_gpus(gpus, workers) as own:
+            yield [environment_of(gpu) for gpu in own]
+    else:
         threads = str(max(1, (os.cpu_count() or 1) // workers))
         yield [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * workers
-        return
-    visible = _visible_gpus()
-    if workers > len(visible):
-        raise ConfigError(f"{workers} workers want a GPU each, and there are {len(visible)}. Ask for fewer.")
-    with own_gpus(visible, workers) as names:
-        yield [{"CUDA_VISIBLE_DEVICES": name} for name in names]
-
-
-def check_workers(workers: int) -> None:
-    """Raises ConfigError where no worker is asked for."""
-    if workers < 1:
-        raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
-
-
-def _on_gpus(settings: Settings) -> bool:
-    from engine.ldm.device import choose_device
-
-    return choose_device(settings.ldm.device).type == "cuda"
-
-
-def _visible_gpus() -> list[str]:
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named:
-        return [name.strip() for name in named.split(",")]
-    import torch
-
-    return [str(i) for i in range(torch.cuda.device_count())]
 
 
 @contextmanager

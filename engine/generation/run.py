@@ -9,8 +9,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from engine.config import Settings
-from engine.errors import ConfigError, RunFailed
+from engine.errors import RunFailed
 from engine.generation.crew import LocalWorker, Worker, drive
+from engine.generation.devices import environment_of, gpus_for
 from engine.generation.merge import merge
 from engine.generation.plan import Plan
 from engine.generation.plan_file import load_plan, prepare
@@ -55,7 +56,7 @@ def generate(
         images: how many to draw.
         seed: of the run.
         settings: see `GenerationSettings`. Batch size and shard size change neither images nor labels.
-        workers: 1 draws in this process, more in so many processes of one thread each.
+        workers: 1 draws in this process, more in so many processes: on a GPU each, or of one thread each.
         loader: `module:function` that makes the drawer.
 
     Returns:
@@ -67,15 +68,16 @@ def generate(
         RunConflict: `out` is another run's, or live processes are at work on its shards.
         ConfigError, DatasetError, ModelError: bad input.
     """
-    if workers < 1:
-        raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
     source = DrawerSource(data, ldm, adapter, settings, loader)
+    gpus = gpus_for(settings, workers)
+    environments = [environment_of(gpu) for gpu in gpus] or [{}] * workers
     with ExitStack() as stack:
-        first = stack.enter_context(LocalWorker(source, out) if workers == 1 else WorkerProcess(source, out))
+        alone = LocalWorker(source, out) if workers == 1 else WorkerProcess(source, out, environments[0])
+        first = stack.enter_context(alone)
         plan = prepare(data, out, images, seed, settings, first.identity)
         todo = pending_shards(out, settings.generation.max_failed_rate)
         more = min(workers, len(todo)) - 1
-        crew = [first] + [stack.enter_context(WorkerProcess(source, out)) for _ in range(more)]
+        crew = [first] + [stack.enter_context(WorkerProcess(source, out, environments[1 + n])) for n in range(more)]
         _draw(plan, todo, crew)
     manifest = merge(out)
     check_failed_rate(manifest, settings.generation.max_failed_rate)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from engine import errors
@@ -145,7 +146,8 @@ class WorkerProcess:
             self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # stuck in the kernel, it ends when it can
+                self._process.wait(GRACE_S)
         self._released.set()
 
     def _ensure_ready(self) -> None:
@@ -191,11 +193,13 @@ class WorkerProcess:
             started.put(error)
             return
         started.put(process)
-        with process.stdout as lines:
-            for line in lines:
-                if line.endswith("\n"):
-                    messages.put(json.loads(line))
-        messages.put(None)
+        try:
+            with process.stdout as lines:
+                for line in lines:
+                    if line.endswith("\n"):
+                        messages.put(json.loads(line))
+        finally:
+            messages.put(None)
         released.wait()  # not process.wait(): while that waits, nobody else can see that the process ended
 
     def _send(self, message: dict) -> None:

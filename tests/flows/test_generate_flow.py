@@ -97,8 +97,7 @@ def test_two_flows_never_draw_on_one_gpu_at_the_same_time(workspace, monkeypatch
     """With a GPU that there is not: the stand-in needs none, its worker processes say when they draw."""
     import tasks.slots
 
-    monkeypatch.setattr(tasks.slots, "_on_gpus", lambda settings: True)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setattr(tasks.slots, "gpus_for", lambda settings, workers: ["7"])
     workspace.behave(sleep_s=0.3)
     with ThreadPoolExecutor(2) as threads:
         runs = [threads.submit(workspace.run, workers=1, out=out) for out in ("out", "other")]
