@@ -140,6 +140,7 @@ class GenerationSettings:
     shard_size: int = _limit(64, 1, help="images per shard: the unit of retry and resume")
     jpeg_quality: int = _limit(95, 50, 100)
     max_failed_rate: float = _limit(0.0, 0.0, 1.0, help="a run with a larger share of failed items fails")
+    stall_seconds: int = _limit(1800, 1, help="a worker process that gets nothing done for so long is started anew")
 
 
 @dataclass(frozen=True)

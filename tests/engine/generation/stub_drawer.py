@@ -2,7 +2,7 @@
 
 Requests are in `behaviour.json` in the adapter's folder, which is not part of the identity:
 raise_items: {item: text}; fits: number of items in flight that memory holds; die_items: [item], each once;
-sleep_s: per batch.
+sleep_s: per batch; hang_items: [item], each once.
 """
 
 from __future__ import annotations
@@ -72,6 +72,11 @@ class StubDrawer:
             if not mark.exists() or self.behaviour.get("die_always"):
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if number in self.behaviour.get("hang_items", []):
+            mark = self.adapter / f"hung-{number}"
+            if not mark.exists():
+                mark.touch()
+                time.sleep(3600)
 
 
 def draw_one(item) -> Drawn:
