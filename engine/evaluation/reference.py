@@ -1,8 +1,13 @@
-"""Detections on their way into pycocotools: checked first, then evaluated without a word on stdout."""
+"""Detections on their way into an evaluator: checked first, then scored without a word on stdout.
+
+pycocotools is the reference. hotcoco gives the very same numbers of boxes, about a hundred times faster, and serves
+where it is installed; tests/engine/evaluation/test_evaluators.py compares every precision and recall of the two.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import math
 import numbers
@@ -74,6 +79,34 @@ def run_coco(dataset: Dataset, detections: Sequence[Mapping], ious: Sequence[flo
 
     Objects are numbered anew from 1: pycocotools takes a match with id 0 for none, and counts double ids wrongly.
     """
+    truth, found = _numbered(dataset, detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        run = COCOeval(_indexed(truth), _indexed(found), "bbox")
+        if ious is not None:
+            run.params.iouThrs = np.asarray(ious, dtype=float)
+        run.evaluate()
+    return run
+
+
+def has_hotcoco() -> bool:
+    """Whether the fast evaluator is installed."""
+    return importlib.util.find_spec("hotcoco") is not None
+
+
+def run_hotcoco(dataset: Dataset, detections: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (T, 101, K, A, 3) and recall (T, K, A, 3) of boxes as pycocotools accumulates them; -1: undefined."""
+    import hotcoco
+
+    truth, found = _numbered(dataset, detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        run = hotcoco.COCOeval(hotcoco.COCO(truth), hotcoco.COCO(found), "bbox")
+        run.evaluate()
+        run.accumulate()
+    return np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"])
+
+
+def _numbered(dataset: Dataset, detections: Sequence[Mapping]) -> tuple[dict, dict]:
+    """Objects and detections as COCO documents, ids from 1 in the order given."""
     check_detections(dataset, detections)
     truth = [
         {
@@ -100,20 +133,15 @@ def run_coco(dataset: Dataset, detections: Sequence[Mapping], ious: Sequence[flo
                 "score": float(detection["score"]),
             }
         )
-    with contextlib.redirect_stdout(io.StringIO()):
-        run = COCOeval(_coco(dataset, truth), _coco(dataset, found), "bbox")
-        if ious is not None:
-            run.params.iouThrs = np.asarray(ious, dtype=float)
-        run.evaluate()
-    return run
-
-
-def _coco(dataset: Dataset, annotations: list[dict]) -> COCO:
-    coco = COCO()
-    coco.dataset = {
+    frame = {
         "images": [{"id": image.id, "width": image.width, "height": image.height} for image in dataset.images],
         "categories": [{"id": category.id, "name": category.name} for category in dataset.categories],
-        "annotations": annotations,
     }
+    return {**frame, "annotations": truth}, {**frame, "annotations": found}
+
+
+def _indexed(document: dict) -> COCO:
+    coco = COCO()
+    coco.dataset = document
     coco.createIndex()
     return coco
