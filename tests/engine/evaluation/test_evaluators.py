@@ -34,7 +34,8 @@ def problem(make_dataset, make_detection, seed):
     boxes, detections = [], []
 
     def box():
-        side = float(rng.choice([8, 31.9, 32, 32.1, 95.9, 96, 96.1, 150]) if rng.random() < 0.4 else rng.uniform(3, 150))
+        limits = [8, 31.9, 32, 32.1, 95.9, 96, 96.1, 150]
+        side = float(rng.choice(limits) if rng.random() < 0.4 else rng.uniform(3, 150))
         drawn = [*rng.uniform(0, 400 - side, 2), side, side * float(rng.choice([1, 0.8]))]
         return [float(max(1, round(v))) for v in drawn] if grid else [float(v) for v in drawn]
 
@@ -60,7 +61,7 @@ def problem(make_dataset, make_detection, seed):
     return dataclasses.replace(dataset, annotations=tuple(annotations)), detections
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_the_same_numbers_to_the_last_bit(make_dataset, make_detection, seed):
     assert_identical(*problem(make_dataset, make_detection, seed))
 
