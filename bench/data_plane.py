@@ -1,6 +1,7 @@
 """What the data plane costs: planning, resuming, merging, exporting and evaluating, by size.
 
 uv run python bench/data_plane.py --record      # an hour at most; writes docs/results/data_plane.json
+uv run python bench/data_plane.py --only merge --record --scratch /big/disk     # one case anew, the others as recorded
 uv run python bench/data_plane.py --quick       # seconds
 
 Every case runs in a process of its own. `peak` is the most memory it ever held (VmHWM), `for the work` the part of it
@@ -15,6 +16,7 @@ import hashlib
 import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,7 +46,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes only")
     parser.add_argument("--record", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     parser.add_argument("--only", metavar="WORD", default="", help="cases whose name holds it")
-    parser.add_argument("--scratch", type=Path, help="folder for the synthetic runs (about 10 GB)")
+    parser.add_argument("--scratch", type=Path, help="keep the synthetic runs (about 10 GB) here, and take them up")
     parser.add_argument("--child", nargs=3, metavar=("STEP", "SIZE", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -52,12 +54,23 @@ def main() -> None:
         print(json.dumps(STEPS[step](int(size), Path(folder))))
         return
     wanted = {case: sizes for case, sizes in SIZES.items() if options.only in case}
-    with tempfile.TemporaryDirectory(dir=options.scratch, prefix="data-plane-") as scratch:
-        rows = [measure(case, size, Path(scratch)) for case, sizes in wanted.items() for size in sizes[options.quick]]
-    report = {"machine": machine(), "cases": summary(rows)}
+    cases = known_cases() if options.record else {}
+    with tempfile.TemporaryDirectory(prefix="data-plane-") as temporary:
+        scratch = options.scratch or Path(temporary)
+        for case, sizes in wanted.items():
+            cases[case] = summary(case, [measure(case, size, scratch) for size in sizes[options.quick]])
+            report = {"machine": machine(), "cases": [cases[name] for name in SIZES if name in cases]}
+            if options.record:
+                RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report))
-    if options.record:
-        RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def known_cases() -> dict[str, dict]:
+    """What is recorded already, if it was measured on the like of this machine with the same libraries."""
+    if not RESULTS.exists():
+        return {}
+    recorded = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return {case["case"]: case for case in recorded["cases"]} if recorded["machine"] == machine() else {}
 
 
 def measure(case: str, size: int, scratch: Path) -> dict:
@@ -68,9 +81,16 @@ def measure(case: str, size: int, scratch: Path) -> dict:
     if not folder.exists():
         folder.mkdir(parents=True)
         in_child(f"build {case}", size, folder)
-    if case.startswith("export") and not (folder / "run" / "annotations.json").exists():
+    run = folder / "run"
+    if case.startswith("export") and not (run / "annotations.json").exists():
         in_child("merge", size, folder)
-    return {"case": case, "size": size, **in_child(case, size, folder)}
+    if case == "load plan" and not (run / "plan.json").exists():
+        in_child("plan", size, folder)
+    if case in ("plan", "merge"):  # the first plan, the first merge is what is measured
+        shutil.rmtree(run if case == "plan" else run / "images", ignore_errors=True)
+    row = {"size": size, **in_child(case, size, folder)}
+    print(f"  {row}", file=sys.stderr, flush=True)
+    return row
 
 
 def in_child(step: str, size: int, folder: Path) -> dict:
@@ -211,8 +231,6 @@ def merge(boxes: int, folder: Path) -> dict:
 
 
 def export(format: str, folder: Path) -> dict:
-    import shutil
-
     from engine.data.export import ExportOptions, export_dataset
 
     out = folder / f"exported-{format}"
@@ -285,18 +303,14 @@ STEPS = {
     "evaluate, hotcoco": lambda size, folder: evaluate("hotcoco", size),
     "evaluate, pycocotools": lambda size, folder: evaluate("pycocotools", size),
 }
-STEPS |= {f"build export {format}": STEPS["build merge"] for format in ("coco", "webdataset")}
+STEPS["build load plan"] = STEPS["build plan"]
+STEPS["build export coco"] = STEPS["build export webdataset"] = STEPS["build merge"]
 
 
-def summary(rows: list[dict]) -> list[dict]:
-    """Rows of each case together, with the growth exponents over its sizes."""
-    cases = []
-    for name in dict.fromkeys(row["case"] for row in rows):
-        own = [{key: row[key] for key in row if key != "case"} for row in rows if row["case"] == name]
-        case = {"case": name, "counted": SIZES[name][2], "rows": own}
-        case |= {f"exponent_{key}": exponent([(r["size"], r[key]) for r in own]) for key in ("seconds", "work_bytes")}
-        cases.append(case)
-    return cases
+def summary(name: str, rows: list[dict]) -> dict:
+    """A case with the growth exponents over its sizes."""
+    growth = {f"exponent_{k}": exponent([(row["size"], row[k]) for row in rows]) for k in ("seconds", "work_bytes")}
+    return {"case": name, "counted": SIZES[name][2], "rows": rows, **growth}
 
 
 def exponent(points: list[tuple[float, float]]) -> float | None:

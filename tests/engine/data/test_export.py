@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 import tarfile
 
 import pytest
-from tiny_data import make_picture
+from tiny_data import ROOT, make_picture
 
 from engine.curation.decisions import Decisions, write_decisions
 from engine.data import export, export_webdataset
 from engine.data.convert import import_dataset
 from engine.data.dataset import read_dataset, write_dataset
 from engine.data.export import ExportOptions, export_dataset
+from engine.data.export_names import FlatNames
 from engine.data.records import Annotation, Category, ImageRecord
 from engine.errors import ConfigError, DatasetError
 
@@ -123,6 +127,36 @@ def test_negatives_classes_and_names(tmp_path):
     assert report.counts["images_renamed"] == 3
     stems = sorted(path.stem for path in (tmp_path / "yolo" / "labels" / "train").iterdir())
     assert stems == sorted(os.path.splitext(name)[0] for name in pictures)
+
+
+def test_flat_names_do_not_meet_on_any_disk():
+    names = FlatNames()
+    given = ["a/1.jpg", "A/1.jpg", "a_1.png", "1.jpg", "a_1-2.jpg"]
+    assert [names.of(name) for name in given] == ["a_1.jpg", "A_1-2.jpg", "a_1-3.png", "1.jpg", "a_1-2-2.jpg"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_two_splits_may_share_a_picture(tmp_path, link):
+    source = make_source(tmp_path / "data", "train", (1, 2))
+    make_source(source, "val", (2,))
+    for format in FORMATS:
+        report = export_dataset(source, tmp_path / format, format, ExportOptions(link=link))
+        assert report.splits["train"].images == 2 and report.splits["val"].images == 1
+
+
+def test_a_killed_export_leaves_no_folder_of_that_name_and_the_next_one_cleans_up(tmp_path):
+    source = make_source(tmp_path / "data")
+    code = (
+        "import os, signal, sys\nfrom engine.data import export\n"
+        "export.write_atomically = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "export.export_dataset(sys.argv[1], sys.argv[2], 'webdataset')\n"
+    )
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "out").exists() and list(tmp_path.glob(".tmp-export-out-*/train-000000.tar"))
+    export_dataset(source, tmp_path / "out", "webdataset")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
 
 
 def generated(folder):
