@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows import data_commands, ldm_commands, run_commands, step_commands
+from flows import data_commands, generation_commands, ldm_commands, run_commands, step_commands
 from flows.exits import GuardedGroup, quiet_logging
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="A data engine for object detection: draws new training images with their boxes, and measures whether they "
     "helped. Start with `de demo`. Every setting is in params.yaml; `--set section.key=value` changes one.",
-    epilog="Exit codes: 0 done, 2 a mistake in what was given (one message), 1 a failure, 130 Ctrl-C.",
+    epilog="Exit codes: 0 done, 2 a mistake in what was given (one message), 1 a failure, 130 Ctrl-C, 143 SIGTERM.",
 )
 
 for name, function in {
@@ -30,7 +30,9 @@ for name, function in {
     "adapt-ldm": step_commands.adapt_ldm,
     "train-adapter": step_commands.train_adapter,
     "adapter-report": step_commands.adapter_report,
-    "generate": step_commands.generate,
+    "plan": generation_commands.plan,
+    "generate": generation_commands.generate,
+    "resume": generation_commands.resume,
     "verify": data_commands.verify,
     "review": step_commands.review,
     "compare": step_commands.compare,

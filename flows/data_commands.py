@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from engine.errors import DatasetError
-from flows.options import Overrides, Params, Seed
+from flows.options import Overrides, Params, Seed, Store
 
+MAX_LISTED = 20
 OWN_FORMATS = ("auto", "coco", "voc", "yolo")
 
 
@@ -84,19 +85,31 @@ def validate(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset
     typer.echo(f"{folder} can be used: no errors, {len(findings)} warnings.")
 
 
-def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a generated dataset.")]) -> None:
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a generated dataset.")],
+    store: Store = None,
+) -> None:
     """Read every byte of a generated dataset and compare it with what was committed.
 
-    Ends with code 2 where something was changed or lost. Example: de verify runs/generated
+    Says what it found; ends with code 2 where something was changed or lost. Example: de verify runs/generated
     """
-    from engine.generation.verify import verify as find_problems
+    from engine.generation.run_file import store_of
+    from engine.generation.verify import inspect
 
-    problems = find_problems(folder)
-    if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems[:20])
+    found = inspect(folder, store or store_of(folder))
+    if found.shards:
+        counts = found.counts
+        typer.echo(
+            f"Plan: {found.planned} items in {found.shards} shards. Shards: {found.whole} whole, "
+            f"{len(found.missing)} missing, {len(found.bad)} bad.\n"
+            f"In the whole ones: {counts.kept} images kept, {counts.dropped.total()} dropped, "
+            f"{counts.failed.total()} failed, {counts.boxes} boxes."
+        )
+    if found.problems:
+        listed = "\n".join(f"  {problem}" for problem in found.problems[:MAX_LISTED])
         raise DatasetError(
-            f"{folder} is not as it was generated ({len(problems)} problems):\n{listed}\n"
-            "Generate again with the same settings: what is whole is kept."
+            f"{folder} is not as it was generated ({len(found.problems)} problems):\n{listed}\n"
+            f"`de resume {folder} --verify` draws again what is not whole, and keeps the rest."
         )
     typer.echo(f"{folder} is whole and unchanged.")
 

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 from typer.core import TyperGroup
 
 from engine.errors import RunFailed, UserError
 
-USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+USER_ERROR, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: everything that cleans up after Ctrl-C cleans up after it too."""
 
 
 class GuardedGroup(TyperGroup):
-    """The command group: a user's mistake ends with 2, a failure with 1, Ctrl-C with 130; never with a traceback."""
+    """The command group: a user's mistake ends with 2, a failure with 1, Ctrl-C with 130, SIGTERM with 143; never with
+    a traceback.
+    """
 
     def invoke(self, ctx):
         try:
-            return super().invoke(ctx)
+            with _sigterm_raises():
+                return super().invoke(ctx)
         except UserError as error:
             _say(str(error))
             raise typer.Exit(USER_ERROR) from None
         except RunFailed as error:
             _say(str(error))
             raise typer.Exit(FAILURE) from None
+        except Terminated:
+            _say("Stopped by SIGTERM. What was finished is kept; the same command goes on from there.")
+            raise typer.Exit(TERMINATED) from None
         except KeyboardInterrupt:
             _say("Interrupted. What was finished is kept; the same command goes on from there.")
             raise typer.Exit(INTERRUPTED) from None
@@ -48,6 +62,24 @@ def quiet_logging() -> None:
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     for name in ("engine", "tasks", "flows"):
         logging.getLogger(name).setLevel(os.environ.get("DE_LOG_LEVEL", "WARNING"))
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Inside the block SIGTERM raises Terminated, unless somebody else handles it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the second one would end the cleaning in the middle
+    raise Terminated
 
 
 def _say(message: str) -> None:

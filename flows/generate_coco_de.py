@@ -18,7 +18,7 @@ def generate_coco_de(
     ldm: str,
     adapter: str,
     out: str,
-    images: int,
+    images: int | None = None,
     seed: int = 0,
     workers: int = 1,
     fiftyone: FiftyOneUse = "required",
@@ -34,7 +34,7 @@ def generate_coco_de(
         ldm: the diffusion model's folder or hub id.
         adapter: folder of the adapter.
         out: folder of the generated dataset.
-        images: how many to draw.
+        images: how many to draw; where None, `generation.variants_per_image` of each source.
         seed: of the run.
         workers: worker processes; on a CUDA machine one per GPU at most.
         fiftyone: where FiftyOne cannot start, "required" fails and "skip" goes on; "off" never starts it.

@@ -26,3 +26,12 @@ Ldm = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same result.")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Where plan and shards are, if not in the folder itself: s3://bucket/prefix, gs://, sftp://. "
+        "Credentials come from the environment.",
+    ),
+]

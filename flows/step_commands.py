@@ -107,34 +107,6 @@ def adapter_report(
     typer.echo(f"{measured} on {numbers['data']['images']} validation images. Report: {out / 'report.html'}")
 
 
-def generate(
-    data: Data,
-    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Folder of the adapter.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the generated dataset.")],
-    images: Annotated[int, typer.Option("--images", metavar="N", min=1, help="How many to draw.")],
-    ldm: Ldm = None,
-    workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Processes; one per GPU.")] = 1,
-    seed: Seed = 0,
-    params: Params = None,
-    overrides: Overrides = None,
-) -> None:
-    """Draw new images from your training images and label them in the same pass.
-
-    A run that was stopped goes on with the same command. Example:
-    de generate --data data/bccd --ldm models/bccd-ldm --adapter models/bccd-adapter --out runs/bccd-de --images 400
-    """
-    from engine.generation.run import generate as run
-    from tasks.settings import open_settings
-
-    model, settings = open_settings(params, overrides or [], ldm)
-    counts = run(data, model, adapter, out, images, seed, settings, workers)["counts"]
-    dropped, failed = sum(counts["dropped"].values()), sum(counts["failed"].values())
-    typer.echo(
-        f"{counts['kept']} images with {counts['boxes']} boxes are in {out} "
-        f"(planned {counts['planned']}, dropped {dropped}, failed {failed})."
-    )
-
-
 def review(
     generated: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a generated dataset.")],
     real: Annotated[Path, typer.Option("--real", metavar="DIR", help="The dataset it was generated from.")],

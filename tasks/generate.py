@@ -55,7 +55,7 @@ class Progress:
 
 
 def draw_dataset(
-    data: Path, ldm: str, adapter: Path, out: Path, images: int, seed: int, settings: Settings, workers: int
+    data: Path, ldm: str, adapter: Path, out: Path, images: int | None, seed: int, settings: Settings, workers: int
 ) -> dict:
     """Plan, draw what is not on disk yet, merge. Call it inside a flow. Returns the manifest's counts.
 
@@ -113,7 +113,7 @@ def open_slots(source: DrawerSource, out: Path, environments: Sequence[dict[str,
 
 
 @task(name="plan", cache_policy=NO_CACHE, **RETRIED)
-def plan_run(slots: Slots, source: DrawerSource, out: Path, images: int, seed: int) -> Progress:
+def plan_run(slots: Slots, source: DrawerSource, out: Path, images: int | None, seed: int) -> Progress:
     """Make the plan, or take up the one in `out`, and see which shards are not on disk."""
     worker = slots.free.get()
     try:

@@ -41,7 +41,7 @@ class Worker(Protocol):
 class LocalWorker:
     """Does shards in this process."""
 
-    def __init__(self, source: DrawerSource, out: Path):
+    def __init__(self, source: DrawerSource, out: Path | str):
         self._source, self._out, self._plan = source, out, None
 
     def __enter__(self) -> LocalWorker:

@@ -15,8 +15,9 @@ from engine.errors import DatasetError, UserError
 from engine.generation.durable import sync_folder, to_json, write_durably
 from engine.generation.labels import LabelRules
 from engine.generation.plan import Plan, PlannedItem
+from engine.generation.preview_sheet import PreviewSheet
 from engine.generation.records import KEPT, ShardCounts, count, drawn_record, failed_record
-from engine.generation.shard_state import RECORDS, VERSION, image_name
+from engine.generation.shard_state import PREVIEW, RECORDS, VERSION, image_name
 
 if TYPE_CHECKING:
     from engine.generation.draw import Drawer, Drawn
@@ -29,7 +30,7 @@ def fill(
 ) -> ShardCounts:
     """Draw a shard's items into the new folder `work`: images, records and, last, shard.json."""
     (work / "images").mkdir(parents=True)
-    records, files = [], {}
+    records, files, sheet = [], {}, PreviewSheet()
 
     def write(name: str, content: bytes) -> None:
         write_durably(work / name, content)
@@ -41,10 +42,13 @@ def fill(
         for record, jpeg in _drawn_batch(plan, batch, drawer):
             if record["status"] == KEPT:
                 write(image_name(record["item"]), jpeg)
+                sheet.add(record, jpeg)
             records.append(record)
         if progress:
             progress(len(batch))
     write(RECORDS, b"".join(to_json(record) + b"\n" for record in records))
+    if preview := sheet.jpeg():
+        write(PREVIEW, preview)
     counts = count(records)
     summary = {
         "version": VERSION,

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+_TO_JSON = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write a new file and force it to the disk. Its folder is not forced: see `sync_folder`."""
@@ -63,4 +65,4 @@ def sha256_of(path: Path) -> str:
 
 def to_json(value) -> bytes:
     """One line of json: the same value gives the same bytes, on every machine. Any text is kept, in ASCII."""
-    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+    return _TO_JSON(value).encode("ascii")

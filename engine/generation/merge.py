@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,19 +18,23 @@ from engine.generation.lock import lock
 from engine.generation.plan import Plan, item_file
 from engine.generation.plan_file import load_plan
 from engine.generation.records import FAILED, KEPT, ShardCounts, count
-from engine.generation.shard import remove_leftovers
-from engine.generation.shard_state import BadShard, Shard, image_name, read_shard
+from engine.generation.shard_state import BadShard, Shard, image_name, read_shard, read_shards
+from engine.generation.store import Store, open_store
 
 VERSION = 1
 MAX_LISTED = 20
 _OURS = re.compile(r"\.?(\d{9,})\.jpg(\.part)?")
 
 
-def merge(out: Path) -> dict:
-    """Make `images/`, `annotations.json` and `manifest.json` of a run from its shards.
+def merge(out: Path, store: Path | str | Store | None = None) -> dict:
+    """Make `images/`, `annotations.json` and `manifest.json` in `out` from a run's shards.
 
-    Holds one shard's records in memory at a time. Images are hard links to those of the shards (copies where the disk
-    has no links). manifest.json is written last.
+    Holds one shard at a time in memory, and a byte per item. Images are hard links to those of the shards (copies
+    where the disk has no links, or the shards are elsewhere). manifest.json is written last.
+
+    Args:
+        out: folder of the dataset, on this machine.
+        store: folder or URL of plan and shards; None for `out` itself.
 
     Returns:
         The content of manifest.json.
@@ -40,13 +43,14 @@ def merge(out: Path) -> dict:
         RunFailed: shards are missing or bad (they are listed), or the counts do not add up.
         DatasetError: no plan, or a damaged one.
     """
-    plan = load_plan(out)
+    store = open_store(out if store is None else store)
+    plan = load_plan(store)
     with lock(out / ".merge.lock", f"The merge of {out}", wait=True):
-        remove_leftovers(out)
-        shards = _all_shards(out, plan)
+        store.remove_leftovers()
+        _want_every_shard(store, plan)
         (out / "images").mkdir(exist_ok=True)
-        merged = _Merged(out, plan)
-        annotations_sha256 = replace_durably(out / "annotations.json", merged.chunks(shards))
+        merged = _Merged(out, store, plan)
+        annotations_sha256 = replace_durably(out / "annotations.json", merged.chunks())
         merged.remove_strangers()
         sync_folder(out / "images")
         manifest = merged.manifest(annotations_sha256)
@@ -55,27 +59,25 @@ def merge(out: Path) -> dict:
     return manifest
 
 
-def _all_shards(out: Path, plan: Plan) -> list[Shard]:
-    shards, bad = [], []
-    for number in range(plan.shards):
-        try:
-            shards.append(read_shard(out, plan, number))
-        except BadShard as reason:
-            bad.append(f"{number} ({reason})")
+def _want_every_shard(store: Store, plan: Plan) -> None:
+    bad, listed = 0, []
+    for number, found in read_shards(store, plan):
+        if isinstance(found, BadShard):
+            bad += 1
+            listed += [f"{number} ({found})"] if bad <= MAX_LISTED else []
     if bad:
-        more = f" and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
+        more = f" and {bad - MAX_LISTED} more" if bad > MAX_LISTED else ""
         raise RunFailed(
-            f"{out}: {len(bad)} of {plan.shards} shards are not done: {', '.join(bad[:MAX_LISTED])}{more}. "
+            f"{store.location}: {bad} of {plan.shards} shards are not done: {', '.join(listed)}{more}. "
             "Give the command that generates again: it draws only these."
         )
-    return shards
 
 
 class _Merged:
     """One pass over all records: the lines of annotations.json, the links, and what the manifest tells."""
 
-    def __init__(self, out: Path, plan: Plan):
-        self.out, self.plan = out, plan
+    def __init__(self, out: Path, store: Store, plan: Plan):
+        self.out, self.store, self.plan = out, store, plan
         self.counts = ShardCounts()
         self.classes = defaultdict(lambda: {"images": 0, "boxes": 0, "ignored": 0})
         self.failed_items: list[dict] = []
@@ -85,42 +87,50 @@ class _Merged:
         self.marks = {"ldm": short(identity.get("ldm")), "adapter": short(identity.get("adapter"))}
         self.marks["plan"] = plan.digest[:16]
 
-    def chunks(self, shards: list[Shard]) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes]:
         """annotations.json in pieces. The annotations wait in an unnamed file until all images are through."""
         with tempfile.TemporaryFile(dir=self.out) as waiting:
             yield b'{"images":['
-            annotation_id, first = 0, True
-            for record, shard in self._records(shards):
-                yield (b"\n" if first else b",\n") + to_json(self._image(record))
-                first = False
-                _place(shard.folder / image_name(record["item"]), self.out / image_name(record["item"]))
-                for box in record["boxes"]:
-                    annotation_id += 1
-                    waiting.write(b",\n" if annotation_id > 1 else b"\n")
-                    waiting.write(to_json(_annotation(annotation_id, record["item"], box)))
+            annotation_id, before = 0, b"\n"
+            for records in self._kept():
+                lines = []
+                for record in records:
+                    lines.append(self._image(record))
+                    boxes, item = record["boxes"], record["item"]
+                    text = "".join([_annotation(annotation_id + n, item, box) for n, box in enumerate(boxes, 1)])
+                    waiting.write(text.encode("ascii"))
+                    annotation_id += len(boxes)
+                if lines:
+                    yield before + b",\n".join(lines)
+                    before = b",\n"
             yield b'],\n"annotations":['
             waiting.seek(0)
+            yield waiting.read(2)[1:]  # the first line has none before it to be parted from
             yield from iter(lambda: waiting.read(1 << 20), b"")
         categories = [{"id": i, "name": name, "supercategory": above} for i, name, above in self.plan.categories]
         yield b'],\n"categories":' + to_json(categories) + b"}\n"
 
-    def _records(self, shards: list[Shard]) -> Iterator[tuple[dict, Shard]]:
-        """Kept records in plan order; all others are counted on the way."""
-        for shard in shards:
+    def _kept(self) -> Iterator[list[dict]]:
+        """The kept records of each shard, in plan order; its images are in place then, all other records counted."""
+        for number in range(self.plan.shards):
             try:
+                shard = read_shard(self.store, self.plan, number)
                 records = list(shard.records())
-            except (BadShard, OSError) as reason:
-                raise RunFailed(f"{shard.folder}: {reason}. Generate again to have it drawn again.") from None
+                shard.content.place(shard.images, self.out)
+            except (BadShard, FileNotFoundError) as reason:
+                name = f"{self.store.location}/shards/{number:05d}"
+                raise RunFailed(f"{name}: {reason}. `de resume {self.out} --verify` draws it again.") from None
             counts = count(records)
             if counts != shard.counts:
-                raise RunFailed(f"{shard.folder}: shard.json counts {shard.counts}, its records say {counts}.")
+                raise RunFailed(f"{shard.name}: shard.json counts {shard.counts}, its records say {counts}.")
             self.counts += counts
-            for record in records:
-                if record["status"] == KEPT:
-                    self._note(record, shard)
-                    yield record, shard
-                elif record["status"] == FAILED and len(self.failed_items) < MAX_LISTED:
-                    self.failed_items.append({k: record[k] for k in ("item", "reason", "error")})
+            kept = [record for record in records if record["status"] == KEPT]
+            for record in kept:
+                self._note(record, shard)
+            failed = [record for record in records if record["status"] == FAILED]
+            for record in failed[: MAX_LISTED - len(self.failed_items)]:
+                self.failed_items.append({k: record[k] for k in ("item", "reason", "error")})
+            yield kept
         if not self.counts.adds_up or self.counts.planned != self.plan.images:
             raise RunFailed(f"{self.out}: {self.plan.images} items were planned, the shards tell of {self.counts}.")
 
@@ -133,16 +143,28 @@ class _Merged:
         for category_id in {box["category_id"] for box in record["boxes"] if not box["iscrowd"]}:
             self.classes[category_id]["images"] += 1
 
-    def _image(self, record: dict) -> dict:
+    def _image(self, record: dict) -> bytes:
         item = self.plan.item(record["item"])
-        names = ("item", "source_image_id", "seed", "strength", "guidance_scale", "eta", "prompt", "negative_prompt")
-        return {
-            "id": item.item,
-            "file_name": item_file(item.item),
-            "width": record["width"],
-            "height": record["height"],
-            "de": {name: getattr(item, name) for name in names} | self.marks,
-        }
+        names = (
+            "item",
+            "mode",
+            "source_image_id",
+            "seed",
+            "strength",
+            "guidance_scale",
+            "eta",
+            "prompt",
+            "negative_prompt",
+        )
+        return to_json(
+            {
+                "id": item.item,
+                "file_name": item_file(item.item),
+                "width": record["width"],
+                "height": record["height"],
+                "de": {name: getattr(item, name) for name in names} | self.marks,
+            }
+        )
 
     def remove_strangers(self) -> None:
         """Take images of an earlier merge away whose items are not kept any more; foreign files stay."""
@@ -173,33 +195,11 @@ def short(part) -> str:
     return (known if isinstance(known, str) else digest(part))[:16]
 
 
-def _annotation(annotation_id: int, image_id: int, box: dict) -> dict:
+def _annotation(annotation_id: int, image_id: int, box: dict) -> str:
+    """A line of annotations.json, with what parts it from the one before: as `to_json`, in less time."""
     x, y, w, h = box["bbox"]
-    return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": box["category_id"],
-        "bbox": [x, y, w, h],
-        "area": round(w * h, 4),
-        "iscrowd": box["iscrowd"],
-        "score": box["score"],
-    }
-
-
-def _place(source: Path, target: Path) -> None:
-    """Let `target` be `source`'s content, never half of it."""
-    try:
-        os.link(source, target)
-        return
-    except FileExistsError:
-        if os.path.samefile(source, target):
-            return
-    except OSError:
-        pass  # a disk without hard links
-    part = target.with_name(f".{target.name}.part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:
-        shutil.copyfile(source, part)
-    os.replace(part, target)
+    return (
+        f',\n{{"id":{annotation_id},"image_id":{image_id},"category_id":{box["category_id"]},'
+        f'"bbox":[{x!r},{y!r},{w!r},{h!r}],"area":{round(w * h, 4)!r},'
+        f'"iscrowd":{box["iscrowd"]},"score":{box["score"]!r}}}'
+    )

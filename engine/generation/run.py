@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import secrets
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from engine.config import Settings
-from engine.errors import ConfigError, RunFailed
+from engine.config import Settings, digest
+from engine.data.dataset import read_dataset
+from engine.errors import ConfigError, DatasetError, RunConflict, RunFailed
 from engine.generation.crew import LocalWorker, Worker, drive
+from engine.generation.durable import to_json
 from engine.generation.merge import merge
 from engine.generation.plan import Plan
-from engine.generation.plan_file import load_plan, prepare
+from engine.generation.plan_file import differences, load_plan, prepare
 from engine.generation.records import ShardCounts
+from engine.generation.run_file import Run, check_out, read_run, write_run
 from engine.generation.shard import run_shard
-from engine.generation.shard_state import BadShard, NoShard, read_shard
+from engine.generation.shard_state import BadShard, NoShard, read_shard, read_shards
 from engine.generation.source import DEFAULT_LOADER, DrawerSource
+from engine.generation.store import Store, is_remote, open_store
 from engine.generation.verify import verify
 from engine.generation.worker_process import WorkerProcess
 
@@ -26,13 +33,16 @@ __all__ = [
     "WorkerProcess",
     "check_failed_rate",
     "generate",
+    "look",
     "merge",
     "pending_shards",
     "prepare",
+    "resume",
     "run_shard",
     "verify",
 ]
 log = logging.getLogger(__name__)
+MAX_LISTED = 20
 
 
 def generate(
@@ -40,11 +50,12 @@ def generate(
     ldm: str,
     adapter: Path,
     out: Path,
-    images: int,
+    images: int | None,
     seed: int,
     settings: Settings,
     workers: int = 1,
     loader: str = DEFAULT_LOADER,
+    store: str | None = None,
 ) -> dict:
     """Draw a dataset, or finish one that was begun with the same settings.
 
@@ -52,11 +63,12 @@ def generate(
         data: dataset folder; its train split gives the sources.
         ldm, adapter: what draws and labels.
         out: folder of the generated dataset; see `prepare`.
-        images: how many to draw.
+        images: how many to draw; where None, `generation.variants_per_image` of each source.
         seed: of the run.
         settings: see `GenerationSettings`. Batch size and shard size change neither images nor labels.
         workers: 1 draws in this process, more in so many processes of one thread each.
         loader: `module:function` that makes the drawer.
+        store: URL of plan and shards; None for `out` itself. Several machines may work on one store.
 
     Returns:
         The content of manifest.json.
@@ -69,47 +81,136 @@ def generate(
     """
     if workers < 1:
         raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
-    source = DrawerSource(data, ldm, adapter, settings, loader)
-    with ExitStack() as stack:
-        first = stack.enter_context(LocalWorker(source, out) if workers == 1 else WorkerProcess(source, out))
-        plan = prepare(data, out, images, seed, settings, first.identity)
-        todo = pending_shards(out, settings.generation.max_failed_rate)
-        more = min(workers, len(todo)) - 1
-        crew = [first] + [stack.enter_context(WorkerProcess(source, out)) for _ in range(more)]
-        _draw(plan, todo, crew)
-    manifest = merge(out)
-    check_failed_rate(manifest, settings.generation.max_failed_rate)
-    return manifest
+    check_out(out, store)
+    run = Run(DrawerSource(data, ldm, adapter, settings, loader), store, workers)
+    location = run.location(out)
+    with _Crew(run, location) as crew:
+        plan = prepare(data, location, images, seed, settings, crew.first.identity)
+        write_run(out, run.source, store, workers)
+        todo = pending_shards(location, settings.generation.max_failed_rate)
+        crew.draw(plan, todo)
+    return _merge(run, out)
 
 
-def pending_shards(out: Path, max_failed_rate: float = 1.0) -> list[int]:
-    """The shards that are still to be drawn. Every byte of the others was read and compared.
+def resume(
+    out: Path, workers: int | None = None, loader: str = DEFAULT_LOADER, verify: bool = False, tell=log.info
+) -> dict:
+    """Finish the run that was begun in `out`, from what run.json, plan and shards say.
 
     Args:
-        out: the run's folder, with its plan.
-        max_failed_rate: where more than this share of the planned items failed, the shards that hold failed items are
-            pending too, to be run with `retry_failed=True`.
+        workers: None for as many as it was begun with.
+        verify: read every byte first, and draw again what has changed; else only missing files and other sizes count.
+        tell: called with lines of text: what was found, what is done.
+
+    Returns:
+        The content of manifest.json.
+
+    Raises:
+        DatasetError: no run was begun in `out`, its plan is damaged, or its dataset is not what was planned with.
+        RunConflict: the models are others now. RunFailed and the rest: see `generate`.
+    """
+    run = read_run(out, loader)
+    if workers is not None:
+        run = Run(run.source, run.store, workers)
+    if run.workers < 1:
+        raise ConfigError(f"The number of workers must be at least 1, not {run.workers}.")
+    location = run.location(out)
+    plan = load_plan(location)
+    _check_data(plan, run.source.data)
+    found = look(location, run.source.settings.generation.max_failed_rate, verify)
+    tell(found.text(location))
+    if found.todo:
+        if verify:
+            withdraw(location, plan, found.bad)
+        items = sum(len(plan.numbers_of(shard)) for shard in found.todo)
+        tell(f"Drawing {items} items in {len(found.todo)} shards with {run.workers} worker(s), then merging.")
+        with _Crew(run, location) as crew:
+            _check_identity(plan, crew.first.identity, out)
+            crew.draw(plan, found.todo)
+    else:
+        tell("Nothing is left to draw. Merging.")
+    return _merge(run, out)
+
+
+@dataclass
+class Found:
+    """Which shards of a run are done.
+
+    Attributes:
+        planned: shards of the plan.
+        done: number of shards that count as done.
+        missing: shards that nobody has committed.
+        bad: why a committed shard does not count, by its number.
+        with_failed: shards that are done but for items that failed.
+        counts: of the shards that are done.
+        todo: what is to be drawn, in order.
+    """
+
+    planned: int
+    done: int = 0
+    missing: list[int] = field(default_factory=list)
+    bad: dict[int, str] = field(default_factory=dict)
+    with_failed: list[int] = field(default_factory=list)
+    counts: ShardCounts = field(default_factory=ShardCounts)
+    todo: list[int] = field(default_factory=list)
+
+    def text(self, location: Path | str) -> str:
+        """What was found, in words, with the first reasons."""
+        parts = [f"{self.done} done", f"{len(self.missing)} missing", f"{len(self.bad)} bad"]
+        lines = [f"{location}: {self.planned} shards planned: {', '.join(parts)}."]
+        again = self.counts.failed.total()
+        if again and set(self.with_failed) & set(self.todo):
+            lines.append(f"{again} items failed, more than allowed: their {len(self.with_failed)} shards too.")
+        return "\n".join(lines + [f"  shard {number}: {self.bad[number]}" for number in sorted(self.bad)[:MAX_LISTED]])
+
+
+def look(out: Path | str | Store, max_failed_rate: float = 1.0, verify: bool = False) -> Found:
+    """See which shards are done: shard.json is the plan's own, and every file is there in full size.
+
+    Args:
+        out: the folder or URL of plan and shards.
+        max_failed_rate: where more than this share of the planned items failed, shards with failed items are `todo`.
+        verify: read every byte of every shard and compare it.
 
     Raises:
         DatasetError: no plan, or a damaged one.
     """
-    plan = load_plan(out)
-    pending, with_failed, counts = [], [], ShardCounts()
-    for shard in tqdm(range(plan.shards), desc="check shards", unit="shard", leave=False, delay=2):
-        try:
-            found = read_shard(out, plan, shard, verify=True)
-        except NoShard:
-            pending.append(shard)
-        except BadShard as reason:
-            log.warning("Shard %d of %s does not count as done: %s.", shard, out, reason)
-            pending.append(shard)
+    store = open_store(out)
+    plan = load_plan(store)
+    found = Found(plan.shards)
+    shards = read_shards(store, plan, verify=verify)
+    for number, shard in tqdm(shards, "check shards", plan.shards, unit="shard", leave=False, delay=2):
+        if isinstance(shard, NoShard):
+            found.missing.append(number)
+        elif isinstance(shard, BadShard):
+            log.warning("Shard %d of %s does not count as done: %s.", number, store.location, shard)
+            found.bad[number] = str(shard)
         else:
-            counts += found.counts
-            if found.counts.failed:
-                with_failed.append(shard)
-    if counts.failed.total() > max_failed_rate * plan.images:
-        pending = sorted([*pending, *with_failed])
-    return pending
+            found.done += 1
+            found.counts += shard.counts
+            if shard.counts.failed:
+                found.with_failed.append(number)
+    again = found.with_failed if found.counts.failed.total() > max_failed_rate * plan.images else []
+    found.todo = sorted([*found.missing, *found.bad, *again])
+    return found
+
+
+def pending_shards(out: Path | str | Store, max_failed_rate: float = 1.0) -> list[int]:
+    """The shards that are still to be drawn, those with failed items with `retry_failed=True`; see `look`."""
+    return look(out, max_failed_rate).todo
+
+
+def withdraw(out: Path | str | Store, plan: Plan, bad: dict[int, str]) -> None:
+    """Take back the commits of bad shards whose damage only shows when every byte is read, so that all see it."""
+    store = open_store(out)
+    for shard in bad:
+        with store.own(shard):
+            try:
+                read_shard(store, plan, shard, verify=True)
+            except NoShard:
+                continue
+            except BadShard:
+                store.withdraw(shard)
 
 
 def check_failed_rate(manifest: dict, max_failed_rate: float) -> None:
@@ -128,7 +229,60 @@ def check_failed_rate(manifest: dict, max_failed_rate: float) -> None:
         )
 
 
-def _draw(plan: Plan, todo: list[int], crew: list[Worker]) -> None:
-    waiting = sum(len(plan.numbers_of(shard)) for shard in todo)
-    with tqdm(total=plan.images, initial=plan.images - waiting, desc="generate", unit="image") as bar:
-        drive(crew, todo, bar.update)
+class _Crew:
+    """The workers of a run: the first one at once, the others when it is known how much there is to do."""
+
+    def __init__(self, run: Run, location: Path | str):
+        self._run, self._location = run, location
+
+    def __enter__(self) -> _Crew:
+        self._stack = ExitStack()
+        kind = LocalWorker if self._run.workers == 1 else WorkerProcess
+        self.first: Worker = self._stack.enter_context(kind(self._run.source, self._location))
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._stack.__exit__(kind, error, trace)
+        if kind is not None and not is_remote(self._location):
+            open_store(self._location).remove_leftovers()  # of workers that were ended in the middle
+
+    def draw(self, plan: Plan, todo: list[int]) -> None:
+        """Have shards done."""
+        if is_remote(self._location) and todo:
+            begin = secrets.randbelow(len(todo))  # several machines do not queue up at the same shard
+            todo = todo[begin:] + todo[:begin]
+        crew = [self.first]
+        for _ in range(min(self._run.workers, len(todo)) - 1):
+            crew.append(self._stack.enter_context(WorkerProcess(self._run.source, self._location)))
+        waiting = sum(len(plan.numbers_of(shard)) for shard in todo)
+        with tqdm(total=plan.images, initial=plan.images - waiting, desc="generate", unit="image") as bar:
+            drive(crew, todo, bar.update)
+
+
+def _merge(run: Run, out: Path) -> dict:
+    manifest = merge(out, run.store)
+    check_failed_rate(manifest, run.source.settings.generation.max_failed_rate)
+    return manifest
+
+
+def _check_data(plan: Plan, data: Path) -> None:
+    if not data.is_dir():
+        raise DatasetError(
+            f"The dataset that this run draws from is not at {data} any more. Bring it back, or give `de generate` "
+            "with its new place and the old settings: what is finished is kept."
+        )
+    now = read_dataset(data, "train").digest()
+    if now != plan.spec["data"]:
+        raise DatasetError(
+            f"The dataset at {data} has changed since the run was planned: its digest is {now}, the plan's is "
+            f"{plan.spec['data']}. Bring the old one back, or begin a new run in another folder. Nothing was changed."
+        )
+
+
+def _check_identity(plan: Plan, identity: dict, out: Path) -> None:
+    if digest(identity) != digest(plan.spec["identity"]):
+        changed = "; ".join(differences(plan.spec["identity"], json.loads(to_json(identity)))[:10])
+        raise RunConflict(
+            f"{out} was planned with other models than run.json leads to ({changed}). "
+            "Bring the old ones back, or begin a new run in another folder. Nothing was changed."
+        )

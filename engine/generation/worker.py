@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 from engine.generation.plan_file import load_plan
 from engine.generation.shard import run_shard
@@ -24,6 +23,7 @@ def main() -> None:
     """Serve the process that started this one."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    signal.signal(signal.SIGTERM, _stop)
     # What libraries print must not get between the lines of the protocol.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -35,7 +35,7 @@ def main() -> None:
     start = json.loads(sys.stdin.readline())
     if os.getppid() != start["parent"]:
         return  # it died before the kernel knew that we want to die with it
-    out, plan = Path(start["out"]), None
+    out, plan = start["out"], None
     try:
         drawer = DrawerSource.from_json(start["source"]).load()
     except Exception as error:
@@ -60,6 +60,12 @@ def main() -> None:
             answer(error=describe(error))
         else:
             answer(done=counts.as_dict())
+
+
+def _stop(number, frame):
+    """End after the shard in hand was cleaned away."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def describe(error: Exception) -> dict:

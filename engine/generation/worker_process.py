@@ -47,11 +47,11 @@ class WorkerProcess:
 
     Args:
         source: where its drawer comes from.
-        out: the run's folder.
+        out: the folder or URL of the run's plan and shards.
         env: added to the environment, for example CUDA_VISIBLE_DEVICES.
     """
 
-    def __init__(self, source: DrawerSource, out: Path, env: Mapping[str, str] | None = None):
+    def __init__(self, source: DrawerSource, out: Path | str, env: Mapping[str, str] | None = None):
         self._start = {"source": source.as_json(), "out": str(out), "parent": os.getpid()}
         # The child finds the modules that this process finds, and none beside its working folder (-P).
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)

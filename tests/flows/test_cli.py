@@ -27,6 +27,7 @@ COMMANDS = {
     "adapt-ldm": ("--data", "--ldm", "--out"),
     "train-adapter": ("--data", "--ldm", "--out"),
     "adapter-report": ("--adapter", "--data", "--ldm", "--out", "--images", "--no-record", "--seed"),
+    "plan": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed", "--calibrate", "--json"),
     "generate": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed"),
     "verify": (),
     "review": ("--real",),
@@ -72,7 +73,7 @@ def test_every_command_explains_itself_with_an_example(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "world", "adapt-ldm", "train-adapter", "adapter-report", "generate", "review", "compare"]
+    "name", ["demo", "world", "adapt-ldm", "train-adapter", "adapter-report", "plan", "generate", "review", "compare"]
 )
 def test_commands_with_settings_take_params_and_set(name):
     assert all(option in run(name, "--help").output for option in ("--params", "--set"))

@@ -42,9 +42,9 @@ class Bench:
     data: Path
     adapter: Path
 
-    def generate(self, name="out", images=17, seed=1, workers=1, **generation) -> Path:
-        out = self.root / name
-        generate(self.data, "stub", self.adapter, out, images, seed, make_settings(**generation), workers, LOADER)
+    def generate(self, name="out", images=17, seed=1, workers=1, store=None, **generation) -> Path:
+        out, settings = self.root / name, make_settings(**generation)
+        generate(self.data, "stub", self.adapter, out, images, seed, settings, workers, LOADER, store)
         return out
 
     def behave(self, **behaviour) -> None:

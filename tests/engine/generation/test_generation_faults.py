@@ -16,7 +16,7 @@ from stub_drawer import LOADER, StubDrawer
 from engine.errors import ModelError, RunConflict, RunFailed
 from engine.generation import durable
 from engine.generation.plan_file import load_plan
-from engine.generation.run import generate, pending_shards, run_shard, verify
+from engine.generation.run import generate, look, pending_shards, resume, run_shard, verify
 from engine.generation.shard_state import is_done
 
 
@@ -66,10 +66,11 @@ def test_a_shard_that_is_not_whole_is_named_and_drawn_again(bench, unbroken, cap
     found = verify(out)
     assert found and all(text.startswith("shards/00001: ") and reason in text for text in found)
     assert not is_done(out, load_plan(out), 1, verify=True)
-    assert pending_shards(out) == [1]
+    seen_at_once = "has changed" not in reason  # else only who reads every byte can know
+    assert pending_shards(out) == ([1] if seen_at_once else []) and look(out, verify=True).todo == [1]
     bench.drawn()
     with caplog.at_level(logging.WARNING):
-        bench.generate()
+        bench.generate() if seen_at_once else resume(out, loader=LOADER, verify=True)
     assert any("Shard 1 " in text and reason in text for text in caplog.messages)
     assert bench.drawn() == [6, 7, 8, 9, 10]
     assert result(out) == result(unbroken) and verify(out) == []
