@@ -54,11 +54,12 @@ def main() -> None:
         print(json.dumps(STEPS[step](int(size), Path(folder))))
         return
     wanted = {case: sizes for case, sizes in SIZES.items() if options.only in case}
-    cases = known_cases() if options.record else {}
+    cases = {}
     with tempfile.TemporaryDirectory(prefix="data-plane-") as temporary:
         scratch = options.scratch or Path(temporary)
         for case, sizes in wanted.items():
             cases[case] = summary(case, [measure(case, size, scratch) for size in sizes[options.quick]])
+            cases = (known_cases() if options.record else {}) | cases
             report = {"machine": machine(), "cases": [cases[name] for name in SIZES if name in cases]}
             if options.record:
                 RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
