@@ -22,6 +22,7 @@ app = typer.Typer(
 for name, function in {
     "demo": run_commands.demo,
     "import": data_commands.import_,
+    "export": data_commands.export,
     "validate": data_commands.validate,
     "world": data_commands.world,
     "train-ldm": step_commands.train_ldm,
