@@ -6,6 +6,7 @@ as on one machine, and it ends with the actor, however that ends.
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -29,8 +30,6 @@ class Seat:
 
     def where(self) -> str:
         """Host and process id of the actor, for messages; also the sign that it is there."""
-        import os
-
         return f"process {os.getpid()} on {socket.gethostname()}"
 
     def identity(self) -> dict:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,17 +90,26 @@ def connected(address: str) -> Iterator[Any]:
     except ImportError:
         raise ConfigError("Ray is not installed. `uv sync --extra ray` installs it.") from None
     try:
+        if address != "auto":
+            _knock(address)
         ray.init(address=address, namespace="diffusion-engine", log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"No Ray cluster can be joined at {address!r} ({reason}). On the first machine: `ray start --head "
-            "--include-dashboard=false`; on this and every other one: `ray start --address=FIRST:6379`."
+            "--include-dashboard=false`; on every other one: `ray start --address=FIRST:6379`; the same token and "
+            "RAY_AUTH_MODE on all of them and in this process."
         ) from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError or ValueError at once where nobody listens; Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.rpartition("/")[2], int(port)), timeout=10).close()
 
 
 def _needs(settings: Settings, cluster: dict[str, float]) -> dict[str, float]:

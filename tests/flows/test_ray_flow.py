@@ -157,7 +157,14 @@ def test_a_folder_that_a_node_does_not_see_is_named(cluster, workspace):
             worker.run(0)
 
 
-def test_no_cluster_and_no_ray_are_the_users_business(workspace, monkeypatch):
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense"])
+def test_an_address_where_no_cluster_is(cluster, address):
+    with pytest.raises(ConfigError, match=f"No Ray cluster can be joined at '{address}'.*ray start --head"):
+        with ray_slots.connected(address):
+            pass
+
+
+def test_no_ray_is_the_users_business(workspace, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match="Ray is not installed. `uv sync --extra ray`"):
         workspace.run(ray="auto")

@@ -202,11 +202,12 @@ def test_a_worker_that_breathes_but_gets_nothing_done_is_killed(bench, unbroken,
     assert result(out) == result(unbroken) and len(pids(bench)) == 3
 
 
-def test_slow_is_not_stuck(bench):
-    """Progress and signs of life count, not the time that a shard takes."""
-    out = planned(bench, batch_size=1)
-    bench.behave(sleep_s=1.5)
-    with worker_of(bench, out, silent_s=6, stall_seconds=5) as worker:
+@pytest.mark.parametrize(("batch_size", "sleep_s", "stall_s"), [(1, 1.5, 5), (5, 8, 60)])
+def test_slow_is_not_stuck(bench, batch_size, sleep_s, stall_s):
+    """Five images of 1.5 s each, where 5 s are allowed for one; a batch that is longer than a process may be silent."""
+    out = planned(bench, batch_size=batch_size)
+    bench.behave(sleep_s=sleep_s)
+    with worker_of(bench, out, silent_s=6, stall_seconds=stall_s) as worker:
         assert worker.run(0).planned == 5
 
 
