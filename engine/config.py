@@ -34,6 +34,7 @@ class LdmSettings:
     resolution: int = _limit(512, 32, 4096, help="short edge in pixels at which the model works")
     dtype: str = _limit("float32", choices=("float32", "bfloat16", "float16"))
     device: str = _limit("auto", choices=("auto", "cpu", "cuda", "mps"))
+    compile: bool = _limit(False, help="compile the denoiser for generation: faster, after minutes for each image size")
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,13 @@ class GenerationSettings:
     suppress_iou: float = _limit(0.7, 0.0, 1.0, help="of boxes of several classes on one object the best stays; 1: off")
     min_adapter_map: float = _limit(0.0, 0.0, 1.0, help="refuse an adapter below this AP on held-out real images")
     keep_negatives: bool = _limit(False, help="keep images in which no box was found")
-    batch_size: int = _limit(8, 1)
+    guidance_share: float = _limit(1.0, 0.0, 1.0, help="guidance in the first share of an item's steps only: cheaper")
+    rows_per_call: int = _limit(8, 1, 1024, help="of every call of a model; an image takes 2 of the denoiser's, guided")
+    batch_size: int = _limit(8, 1, help="images under way at a time; changes no image")
     shard_size: int = _limit(64, 1, help="images per shard: the unit of retry and resume")
     jpeg_quality: int = _limit(95, 50, 100)
     max_failed_rate: float = _limit(0.0, 0.0, 1.0, help="a run with a larger share of failed items fails")
+    stall_seconds: int = _limit(1800, 1, help="a worker process that gets nothing done for so long is started anew")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from engine.generation.disk import ImageSize
 from engine.generation.plan import Plan
 from engine.generation.records import FAILED
 from engine.generation.shard import run_shard
-from engine.generation.shard_state import RECORDS, Shard, read_shard
+from engine.generation.shard_state import Shard, read_shard
 
 if TYPE_CHECKING:
     from engine.generation.draw import Drawer
@@ -53,7 +53,7 @@ def calibrate(plan: Plan, drawer: Drawer, items: int) -> Calibration:
     chosen = _spread(plan.rows, items)
     first_seconds, _ = _timed(plan, chosen[:1], drawer)
     seconds, shard = _timed(plan, chosen, drawer)
-    sizes = [entry["size"] for name, entry in shard.files.items() if name != RECORDS]
+    sizes = [entry["size"] for name, entry in shard.files.items() if name.startswith("images/")]
     kept, boxes = shard.counts.kept, shard.counts.boxes + shard.counts.ignored
     return Calibration(
         items=len(chosen),

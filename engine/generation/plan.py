@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engine.data.dataset import Dataset, ImageRecord
 
 # These change how the work is cut up, whether it begins, or what is said about it afterwards, but no image and no box.
-NOT_IN_DIGEST = ("batch_size", "shard_size", "max_failed_rate", "min_adapter_map")
+NOT_IN_DIGEST = ("batch_size", "shard_size", "max_failed_rate", "min_adapter_map", "stall_seconds")
 # These only lead to the weights of the classes, which are in the digest themselves.
 LEAD_TO_WEIGHTS = ("class_weights", "balance", "weak_classes")
 TABLES = ("categories", "sources", "prompts", "styles")
