@@ -1,7 +1,8 @@
 """Detections on their way into an evaluator: checked first, then scored without a word on stdout.
 
-pycocotools is the reference. hotcoco gives the very same numbers of boxes, about a hundred times faster, and serves
-where it is installed; tests/engine/evaluation/test_evaluators.py compares every precision and recall of the two.
+pycocotools is the reference. hotcoco gives the very same numbers of boxes in a thirtieth of the time, and serves where
+it is installed (bench/data_plane.py measures it). tests/engine/evaluation/test_evaluators.py compares every precision
+and recall of the two.
 """
 
 from __future__ import annotations

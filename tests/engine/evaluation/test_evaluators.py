@@ -113,3 +113,13 @@ def test_without_hotcoco_pycocotools_scores(make_case, monkeypatch):
     monkeypatch.setitem(sys.modules, "hotcoco", None)  # importing it fails now
     monkeypatch.setattr(coco_map, "has_hotcoco", lambda: False)
     assert evaluate(dataset, detections) == expected
+
+
+@pytest.mark.parametrize("evaluator", ["hotcoco", "pycocotools"])
+def test_an_objects_own_area_decides_its_size(make_dataset, make_detection, evaluator):
+    dataset = make_dataset([1], [(1, "a")], [(1, 1, (0, 0, 100, 100), 0)])
+    small = dataclasses.replace(dataset, annotations=(dataclasses.replace(dataset.annotations[0], area=20.0),))
+    found = [make_detection(1, 1, (0, 0, 100, 100), 0.5)]
+    for given, present, absent in ((small, "map_small", "map_large"), (dataset, "map_large", "map_small")):
+        metrics = evaluate(given, found, evaluator=evaluator)
+        assert getattr(metrics, present) == pytest.approx(1.0) and getattr(metrics, absent) is None
