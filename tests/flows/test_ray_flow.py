@@ -46,7 +46,7 @@ def test_a_node_is_lost_another_joins_and_the_bytes_are_those_of_one_machine(clu
     (workspace.root / "out").rename(workspace.root / "unbroken")
     workspace.drawn()
     first, second = cluster.add(), cluster.add()
-    workspace.behave(sleep_s=0.4)
+    workspace.behave(sleep_s=0.4, gate_from=25)  # half of it waits for the third node
 
     def disturb():
         wait_for(lambda: workspace.committed() >= 2 and drawing(first) and drawing(second))
@@ -54,7 +54,7 @@ def test_a_node_is_lost_another_joins_and_the_bytes_are_those_of_one_machine(clu
         cluster.kill(first)
         third = cluster.add()
         wait_for(lambda: drawing(third))
-        workspace.behave()  # for processes that start from now on
+        (workspace.root / "adapter" / "open").touch()
         return not words(lost) and workspace.committed()
 
     with ThreadPoolExecutor(1) as thread:

@@ -2,12 +2,13 @@
 
 Requests are in `behaviour.json` in the adapter's folder, which is not part of the identity:
 raise_items: {item: text}; fits: number of items in flight that memory holds; die_items: [item], each once;
-sleep_s: per batch; hang_items: [item], each once.
+sleep_s: per batch; hang_items: [item], each once; gate_from: items from this number on wait for a file `open` there.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -49,6 +50,8 @@ class StubDrawer:
             with open(self.adapter / "drawn.log", "a") as log:
                 log.write(" ".join(str(item.item) for item in batch) + f" {os.getpid()}\n")
             time.sleep(self.behaviour.get("sleep_s", 0))
+            while batch[-1].item >= self.behaviour.get("gate_from", math.inf) and not (self.adapter / "open").exists():
+                time.sleep(0.05)
             if len(batch) > self.behaviour.get("fits", in_flight):
                 raise MemoryError("batch too large")
             yield from [self._draw_or_misbehave(item) for item in batch]
