@@ -1,4 +1,4 @@
-"""The embedded model and a real adapter: the same bytes however the work is cut up, and less at a time in little memory."""
+"""The embedded model and a real adapter: the same bytes however the work is cut up, and in whatever memory there is."""
 
 import dataclasses
 import logging
@@ -80,6 +80,27 @@ def test_any_number_in_flight_and_any_neighbours_give_the_same_bits(drawer, item
         assert same_bits(expected, arrays(drawer.draw(items, batch_size)))
     apart = [arrays(drawer.draw(items[start : start + 5], 4)) for start in range(0, ITEMS, 5)]
     assert same_bits(expected, [each for part in apart for each in part])
+
+
+def test_every_call_of_every_part_gets_the_same_number_of_rows(drawer, items):
+    parts = {"denoiser": drawer.ldm.denoiser, "encoder": drawer.ldm.vae.encoder, "decoder": drawer.ldm.vae.decoder}
+    parts |= {"text": drawer.ldm.pipeline.text_encoder, "neck": drawer.adapter.reader.neck}
+    seen = {name: set() for name in parts}
+
+    def watch(name):
+        def hook(module, args, kwargs, output):
+            first = kwargs.get("input_ids", args[0] if args else None)
+            seen[name].add(len(next(iter(first.values())) if isinstance(first, dict) else first))
+
+        return parts[name].register_forward_hook(hook, with_kwargs=True)
+
+    handles = [watch(name) for name in parts]
+    drawer._encoder._known.clear()
+    drawer.ldm._prompt_cache.clear()
+    assert len(list(drawer.draw(items, 3))) == ITEMS
+    for handle in handles:
+        handle.remove()
+    assert seen == dict.fromkeys(parts, {4})
 
 
 def test_rows_per_call_change_a_pixel_by_one_level_at_most(drawer, items, expected, monkeypatch):
