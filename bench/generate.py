@@ -1,7 +1,7 @@
 """What an image with its boxes costs: this engine's sampler beside stock diffusers, measured interleaved in one run.
 
     uv run python bench/generate.py --record docs/results/generate_bench.json
-    uv run python bench/generate.py --ldm sd2-random          # Stable Diffusion 2's size, 512 x 512, 50 steps; needs CUDA
+    uv run python bench/generate.py --ldm sd2-random     # Stable Diffusion 2's size, 512 x 512, 50 steps; on CUDA
 
 All rows draw the same images with the same steps, strength, guidance, eta, prompts and seeds. Every round runs all rows
 once; a ratio is the median over the rounds of the quotient within a round. On a CPU the time is that of the process
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -132,8 +133,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--eta", type=float, default=0.1)
     parser.add_argument("--size", type=int, help="pixels; 64, and 512 for a model of random weights")
-    parser.add_argument("--rows", type=int, default=8, help="generation.rows_per_call")
-    parser.add_argument("--batch", type=int, default=8, help="generation.batch_size")
+    parser.add_argument("--rows", type=int, default=16, help="generation.rows_per_call")
+    parser.add_argument("--batch", type=int, default=16, help="generation.batch_size")
     parser.add_argument("--dtype", help="of the base row and of stock; float32, on CUDA bfloat16")
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled rows")
     parser.add_argument("--record", type=Path, help="write the numbers as json")
@@ -200,32 +201,36 @@ def boxes_share(bench: Bench, base: AdapterDrawer, items) -> dict[str, float]:
     """Share of the time that reading features and the head take, at the run's steps and at 50."""
     shares = {}
     for steps in sorted({bench.args.steps, 50}):
-        how, spent = base.how, [0.0]
-        base.how = dataclasses.replace(how, steps=steps)
-        grouped, detect = Capture.grouped, base.adapter.detect
-
-        def timed(function):
-            def run(*args):
-                started = bench.clock()
-                try:
-                    return function(*args)
-                finally:
-                    spent[0] += bench.clock() - started
-
-            return run
-
-        Capture.grouped, base.adapter.detect = timed(grouped), timed(detect)
-        try:
-            total = bench.time(lambda: list(base.draw(items, bench.args.batch)))
-        finally:
-            Capture.grouped, base.how = grouped, how
-            del base.adapter.detect
-        shares[str(steps)] = spent[0] / total
+        how, base.how = base.how, dataclasses.replace(base.how, steps=steps)
+        watch = Stopwatch(bench.clock)
+        with patch.object(Capture, "grouped", watch.timing(Capture.grouped)):
+            with patch.object(base.adapter, "detect", watch.timing(base.adapter.detect)):
+                total = bench.time(lambda: list(base.draw(items, bench.args.batch)))
+        base.how = how
+        shares[str(steps)] = watch.seconds / total
     return shares
 
 
+@dataclasses.dataclass
+class Stopwatch:
+    """Adds up what calls of functions take."""
+
+    clock: Callable[[], float]
+    seconds: float = 0.0
+
+    def timing(self, function: Callable) -> Callable:
+        def timed(*args):
+            started = self.clock()
+            try:
+                return function(*args)
+            finally:
+                self.seconds += self.clock() - started
+
+        return timed
+
+
 def host_ms(bench: Bench, base: AdapterDrawer, folder: Path) -> dict[str, float]:
-    """What the writing thread works for an image (JPEG, record, sha256, write, fsync): of the bench's size and of 512."""
+    """What the writing thread works for an image (JPEG, record, sha256, write): of the bench's size and of 512."""
     result = {}
     for size in sorted({bench.args.size, 512}):
         items = [dataclasses.replace(item, width=size, height=size) for item in bench.items(base)]
@@ -324,8 +329,8 @@ def table(result: dict, device: torch.device) -> str:
     lines.append(f"The fastest row reaches {100 * f['fastest_row_share_of_best_rate']:.0f} % of the best matrix rate.")
     for share, row in result.get("guidance_share", {}).items():
         lines.append(
-            f"guidance_share {share}: boxes against the sources' AP {100 * row['map']:.1f}, AP50 {100 * row['map50']:.1f}; "
-            f"pixels {row['mean_difference_in_levels']:.2f} levels from 1.0."
+            f"guidance_share {share}: boxes against the sources' AP {100 * row['map']:.1f}, "
+            f"AP50 {100 * row['map50']:.1f}; pixels {row['mean_difference_in_levels']:.2f} levels from 1.0."
         )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""A latent diffusion model of Stable Diffusion 2's size with random weights, made on the device: for measuring speed."""
+"""A latent diffusion model of Stable Diffusion 2's size, its weights random, made on the device: to measure speed."""
 
 from __future__ import annotations
 

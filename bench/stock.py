@@ -50,7 +50,7 @@ class Stock:
         images = self.pipeline(
             [item.prompt for item in items],
             negative_prompt=[item.negative_prompt for item in items],
-            image=to_model(torch.stack(pixels)).to(drawer.ldm.device, drawer.ldm.dtype),
+            image=(torch.stack(pixels) / 255).to(drawer.ldm.device, drawer.ldm.dtype),
             strength=first.strength,
             guidance_scale=first.guidance_scale,
             eta=first.eta,

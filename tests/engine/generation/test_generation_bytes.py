@@ -149,6 +149,13 @@ def test_an_unreadable_source_fails_its_items_alone(drawer, items, expected, mon
     assert same_bits(arrays(whole), [each for each, bad in zip(expected, failed, strict=True) if not bad])
 
 
+def test_a_text_that_cannot_be_encoded_fails_its_item_alone(drawer, items, expected):
+    drawer.ldm._prompt_cache.clear()
+    drawn = list(drawer.draw([items[0], dataclasses.replace(items[1], prompt="half a character: \ud800"), items[2]], 4))
+    assert [isinstance(each, Exception) for each in drawn] == [False, True, False]
+    assert same_bits(arrays([drawn[0], drawn[2]]), [expected[0], expected[2]])
+
+
 def test_an_error_of_the_settings_ends_the_run(drawer, items, monkeypatch):
     def reads(key):
         raise ConfigError("a matter of the run")
