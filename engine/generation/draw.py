@@ -18,7 +18,7 @@ from engine.adapter.thresholds import check_quality, label_thresholds
 from engine.config import Settings
 from engine.data.dataset import Dataset, read_dataset
 from engine.data.pixels import read_pixels, to_model
-from engine.errors import DatasetError, ModelError, UserError
+from engine.errors import ModelError
 from engine.generation.room import Room, draw_in_room, is_out_of_memory
 from engine.ldm.diffusion import LatentDiffusion, load_ldm
 from engine.ldm.encoder import Encoder
@@ -151,19 +151,28 @@ class AdapterDrawer:
         drawn_from = [item for item in items if item.mode == "img2img"]
         moments = self._encoder.moments([(i.source_image_id, size) for i in drawn_from], self._read, rows)
         for place, item in enumerate(items):
-            try:
-                source = next(moments) if item.mode == "img2img" else None
-                if isinstance(source, Exception):
-                    raise source
-                self.ldm.prepare_prompts(_words(item), (w for i in items[place:] for w in _words(i)), rows)
-            except Exception as error:
-                if is_out_of_memory(error) or (isinstance(error, UserError) and not isinstance(error, DatasetError)):
-                    raise  # a matter of the run, not of an item
-                failed.append((place, error.with_traceback(None)))  # its frames would keep tensors alive
+            source = next(moments) if item.mode == "img2img" else None
+            error = source if isinstance(source, Exception) else self._prepare_prompts(items[place:], rows)
+            if error is not None:
+                failed.append((place, error))
                 continue
             strength = item.strength if item.mode == "img2img" else 1.0
             numbers = (strength, item.guidance_scale, item.eta)
             yield Job(place, SampleRequest(item.seed, item.prompt, item.negative_prompt, *numbers), source)
+
+    def _prepare_prompts(self, items: Sequence[PlannedItem], rows: int) -> Exception | None:
+        """Encode the texts of the first of the items, and of the next ones where there is room; or say why not."""
+        words = _words(items[0])
+        try:
+            self.ldm.prepare_prompts(words, (w for item in items for w in _words(item)), rows)
+        except Exception:
+            try:  # it may be a text of another item that cannot be read
+                self.ldm.prepare_prompts(words, (), rows)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                return error.with_traceback(None)  # its frames would keep tensors alive
+        return None
 
     def _read(self, key: tuple[int, tuple[int, int]]) -> Tensor:
         image_id, size = key

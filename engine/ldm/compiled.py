@@ -54,8 +54,8 @@ class CompiledDenoiser:
                 predicted, outputs = self._call(latents, timesteps, conditioning.tensors, embedded)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise ModelError(
-                f"The denoiser cannot be compiled here ({type(error).__name__}: {str(error).splitlines()[0]}). On a CPU "
-                "a C++ compiler is needed. Set ldm.compile=false."
+                f"The denoiser cannot be compiled here ({type(error).__name__}: {str(error).splitlines()[0]}). On a "
+                "CPU a C++ compiler is needed. Set ldm.compile=false."
             ) from None
         self._record.outputs.clear()  # of the last call only; they would stay in memory
         return predicted, Capture(outputs, tuple(latents.shape[-2:]) if self._tokens else None)

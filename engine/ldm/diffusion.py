@@ -167,7 +167,7 @@ class LatentDiffusion:
         guidance: Tensor | None,
         rows: Sequence[int],
     ) -> tuple[Tensor, list[Tensor]]:
-        """`denoise`, and the taps of some of the call's rows, finest level first; compiled where `compile` was called."""
+        """`denoise`, and the taps of some of its rows, finest level first; compiled where `compile` was called."""
         if self._compiled is None and not rows:
             return self.denoise(latents, timesteps, conditioning, guidance), []
         if self._compiled is None:

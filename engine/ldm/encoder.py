@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from engine.errors import DatasetError, UserError

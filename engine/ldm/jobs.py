@@ -32,7 +32,7 @@ class How:
         steps: denoising steps of a full run; an item runs int(steps x strength) of them, at least one.
         sampler: ddim, euler_trailing or lcm; see `engine.ldm.samplers`.
         label_pass: last_step reads the features of an item's last call. extra pays one more row, of the finished
-            latents with fresh noise of `timestep`, and leaves the image as it is.
+            latents with fresh noise of `timestep`, and leaves the image as it is. none reads nothing.
         timestep: the noise level that the features are read at (the adapter's); None for the last step's, any.
         guidance_share: guidance in the first share of an item's steps only; 1 is all of them.
         rows_per_call: of every call; None takes all rows that wait.

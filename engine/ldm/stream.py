@@ -144,7 +144,7 @@ class Stream:
     def _is_read(self, item: _Item) -> bool:
         if self.how.label_pass == "extra":
             return item.finished is not None
-        return item.index == self.how.steps - 1
+        return self.how.label_pass == "last_step" and item.index == self.how.steps - 1
 
     def _step(self, items: Sequence[_Item]) -> None:
         """Move items one step on, each from its own."""

@@ -115,7 +115,7 @@ def test_drawing_gives_boxes_of_the_datasets_classes(adapter_folder, world_folde
         PlannedItem(item=i, source_image_id=i, seed=i, strength=0.5, guidance_scale=2.0, eta=0.1, **fields)
         for i in (1, 2, 3)
     ]
-    drawn = drawer.draw(items)
+    drawn = list(drawer.draw(items, 2))
     assert [d.image.shape for d in drawn] == [(64, 64, 3)] * 3
     for d in drawn:
         assert len(d.boxes_xyxy) == len(d.scores) == len(d.category_ids)
@@ -151,23 +151,17 @@ def test_other_classes_and_other_noise_levels_are_refused(copy, world_folder, ld
 
 
 def test_drawing_on_a_cpu_uses_one_thread_so_that_the_bytes_do_not_depend_on_workers(
-    adapter_folder, world_folder, ldm_folder, monkeypatch
+    adapter_folder, world_folder, ldm_folder
 ):
-    from engine.generation import draw
     from engine.generation.plan import make_plan
 
-    seen, sample = [], draw.sample
-
-    def watched(*args, **kwargs):
-        seen.append(torch.get_num_threads())
-        return sample(*args, **kwargs)
-
-    monkeypatch.setattr(draw, "sample", watched)
-    drawer = load_drawer(world_folder, ldm_folder, adapter_folder, SETTINGS)
+    drawer, seen = load_drawer(world_folder, ldm_folder, adapter_folder, SETTINGS), []
+    drawer.ldm.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        drawer.draw(make_plan(drawer.dataset, 2, 0, SETTINGS, drawer.identity).items)
-        assert seen == [1] and torch.get_num_threads() == 2
+        for _ in drawer.draw(make_plan(drawer.dataset, 2, 0, SETTINGS, drawer.identity).items, 2):
+            assert torch.get_num_threads() == 2  # whoever takes the results has all of them
+        assert set(seen) == {1}
     finally:
         torch.set_num_threads(before)

@@ -91,7 +91,7 @@ class TruthDrawer:
     def __init__(self, dataset):
         self.dataset, self.asked = dataset, []
 
-    def draw(self, items):
+    def draw(self, items, batch_size):
         self.asked += [(item.source_image_id, item.seed, item.strength) for item in items]
         return [self._one(item) for item in items]
 

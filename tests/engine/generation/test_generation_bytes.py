@@ -1,4 +1,4 @@
-"""The embedded model and a real adapter: the same bytes however the work is cut up, and less at a time in little memory."""
+"""The embedded model and a real adapter: the same bytes however the work is cut up, and in whatever memory there is."""
 
 import dataclasses
 import logging
@@ -82,6 +82,27 @@ def test_any_number_in_flight_and_any_neighbours_give_the_same_bits(drawer, item
     assert same_bits(expected, [each for part in apart for each in part])
 
 
+def test_every_call_of_every_part_gets_the_same_number_of_rows(drawer, items):
+    parts = {"denoiser": drawer.ldm.denoiser, "encoder": drawer.ldm.vae.encoder, "decoder": drawer.ldm.vae.decoder}
+    parts |= {"text": drawer.ldm.pipeline.text_encoder, "neck": drawer.adapter.reader.neck}
+    seen = {name: set() for name in parts}
+
+    def watch(name):
+        def hook(module, args, kwargs, output):
+            first = kwargs.get("input_ids", args[0] if args else None)
+            seen[name].add(len(next(iter(first.values())) if isinstance(first, dict) else first))
+
+        return parts[name].register_forward_hook(hook, with_kwargs=True)
+
+    handles = [watch(name) for name in parts]
+    drawer._encoder._known.clear()
+    drawer.ldm._prompt_cache.clear()
+    assert len(list(drawer.draw(items, 3))) == ITEMS
+    for handle in handles:
+        handle.remove()
+    assert seen == dict.fromkeys(parts, {4})
+
+
 def test_rows_per_call_change_a_pixel_by_one_level_at_most(drawer, items, expected, monkeypatch):
     for rows in (1, 8):
         monkeypatch.setattr(drawer, "rows", rows)
@@ -126,6 +147,13 @@ def test_an_unreadable_source_fails_its_items_alone(drawer, items, expected, mon
     assert failed == [item.source_image_id == broken and item.mode == "img2img" for item in items] and any(failed)
     whole = [each for each, bad in zip(drawn, failed, strict=True) if not bad]
     assert same_bits(arrays(whole), [each for each, bad in zip(expected, failed, strict=True) if not bad])
+
+
+def test_a_text_that_cannot_be_encoded_fails_its_item_alone(drawer, items, expected):
+    drawer.ldm._prompt_cache.clear()
+    drawn = list(drawer.draw([items[0], dataclasses.replace(items[1], prompt="half a character: \ud800"), items[2]], 4))
+    assert [isinstance(each, Exception) for each in drawn] == [False, True, False]
+    assert same_bits(arrays([drawn[0], drawn[2]]), [expected[0], expected[2]])
 
 
 def test_an_error_of_the_settings_ends_the_run(drawer, items, monkeypatch):

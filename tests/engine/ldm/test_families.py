@@ -43,7 +43,7 @@ def test_train_generate_label(family, model_of, world_folder, tmp_path):
     assert card["timestep"] == LAST.get(family, 1)
     drawer = load_drawer(world_folder, model_of(family), tmp_path, settings)
     items = make_plan(drawer.dataset, 3, 0, settings, drawer.identity).items
-    drawn = drawer.draw(items)
+    drawn = list(drawer.draw(items, 2))
     assert [d.image.shape for d in drawn] == [(item.height, item.width, 3) for item in items]
     assert all(len(d.boxes_xyxy) for d in drawn)  # nothing is filtered, so that a head that was never fed would show
     assert all(((d.boxes_xyxy >= 0) & (d.boxes_xyxy <= 64)).all() for d in drawn)
@@ -55,7 +55,8 @@ def test_an_adapter_of_another_noise_level_is_refused_and_an_extra_pass_cures_it
         load_drawer(world_folder, model_of("turbo"), tmp_path, settings_of("turbo"))
     extra = settings_of("turbo", "generation.label_pass=extra")
     drawer = load_drawer(world_folder, model_of("turbo"), tmp_path, extra)
-    assert len(drawer.draw(make_plan(drawer.dataset, 2, 0, extra, drawer.identity).items)) == 2
+    items = make_plan(drawer.dataset, 2, 0, extra, drawer.identity).items
+    assert [d.image.shape for d in drawer.draw(items, 2)] == [(64, 64, 3)] * 2
 
 
 def test_the_extra_pass_reads_the_finished_latents_at_its_level_and_leaves_the_image(model_of):
