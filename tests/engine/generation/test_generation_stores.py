@@ -20,7 +20,8 @@ from engine.errors import ConfigError, DatasetError, RunConflict, RunFailed
 from engine.generation import lease as lease_module
 from engine.generation.lease import lease
 from engine.generation.lock import Busy
-from engine.generation.objects import ObjectStore, open_objects
+from engine.generation.object_store import ObjectStore
+from engine.generation.objects import open_objects
 from engine.generation.plan_file import load_plan, prepare
 from engine.generation.run import merge, pending_shards, resume, run_shard, verify
 from engine.generation.shard_state import BadShard, read_shard
@@ -295,7 +296,7 @@ def test_a_store_that_cannot_be_used_is_a_users_error(s3, url, word):
 
 def test_a_server_that_is_not_there_is_an_error_of_the_network(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("engine.generation.objects.RETRY", {"max_retries": 0})
+    monkeypatch.setattr("engine.generation.object_store.RETRY", {"max_retries": 0})
     with pytest.raises(OSError, match="error sending request|Error performing") as caught:
         open_objects("s3://shards/x")
     assert SECRET not in str(caught.value)
