@@ -205,7 +205,7 @@ def test_only_one_shard_is_in_memory_at_a_time(bench, monkeypatch):
     placed = merge_module._Merged._note
 
     def note(self, record, shard):
-        most.append(sum(isinstance(thing, Shard) for thing in gc.get_objects()))
+        most.append(sum(type(thing) is Shard for thing in gc.get_objects()))
         placed(self, record, shard)
 
     monkeypatch.setattr(merge_module._Merged, "_note", note)
