@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -33,6 +34,7 @@ class LdmSettings:
     resolution: int = _limit(512, 32, 4096, help="short edge in pixels at which the model works")
     dtype: str = _limit("float32", choices=("float32", "bfloat16", "float16"))
     device: str = _limit("auto", choices=("auto", "cpu", "cuda", "mps"))
+    compile: bool = _limit(False, help="compile the denoiser for generation: faster, after minutes for each image size")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,13 @@ class GenerationSettings:
     prompt: str = _limit("caption", choices=("caption", "template", "none"), help="caption falls back to the template")
     domain: str = _limit("photo", help="[domain] of the paper's template")
     style: str = _limit("", help="words added behind every prompt")
+    styles: tuple[str, ...] = _limit((), help="phrases dealt out over the images, one behind each prompt")
     negative_prompt: str = ""
+    text_to_image: float = _limit(0.0, 0.0, 1.0, help="share drawn from words alone; a source lends words and size")
+    variants_per_image: int = _limit(0, 0, help="images drawn of each source, one after the other; 0: as --images says")
+    class_weights: tuple[str, ...] = _limit((), help="CLASS=WEIGHT: images with a class of weight 3 serve three times")
+    balance: str = _limit("none", choices=("none", "rarity"), help="rarity: classes in fewer images weigh more")
+    weak_classes: str = _limit("", help="results.json of a comparison: classes with less AP weigh more")
     sampler: str = _limit("ddim", choices=("ddim", "euler_trailing", "lcm"), help="the last two: distilled models")
     label_pass: str = _limit(
         "last_step", choices=("last_step", "extra"), help="extra: one more forward at the adapter's noise level"
@@ -126,10 +134,13 @@ class GenerationSettings:
     suppress_iou: float = _limit(0.7, 0.0, 1.0, help="of boxes of several classes on one object the best stays; 1: off")
     min_adapter_map: float = _limit(0.0, 0.0, 1.0, help="refuse an adapter below this AP on held-out real images")
     keep_negatives: bool = _limit(False, help="keep images in which no box was found")
-    batch_size: int = _limit(8, 1)
+    guidance_share: float = _limit(1.0, 0.0, 1.0, help="guidance in the first share of an item's steps only: cheaper")
+    rows_per_call: int = _limit(8, 1, 1024, help="of every call of a model; an image takes 2 of the denoiser's, guided")
+    batch_size: int = _limit(8, 1, help="images under way at a time; changes no image")
     shard_size: int = _limit(64, 1, help="images per shard: the unit of retry and resume")
     jpeg_quality: int = _limit(95, 50, 100)
     max_failed_rate: float = _limit(0.0, 0.0, 1.0, help="a run with a larger share of failed items fails")
+    stall_seconds: int = _limit(1800, 1, help="a worker process that gets nothing done for so long is started anew")
 
 
 @dataclass(frozen=True)
@@ -236,6 +247,22 @@ def as_dict(settings) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
+def named_weight(text: str) -> tuple[str, float]:
+    """An entry CLASS=WEIGHT of `generation.class_weights`.
+
+    Raises:
+        ConfigError: it is not one, or the weight is no finite number from 0.
+    """
+    name, found, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not (found and name and 0 <= weight < math.inf):
+        raise ConfigError(f"generation.class_weights: write CLASS=WEIGHT with a weight from 0, not {text!r}.")
+    return name, weight
+
+
 def digest(value) -> str:
     """sha256 of any json-ready value or settings dataclass, independent of key order."""
     if dataclasses.is_dataclass(value):
@@ -320,6 +347,10 @@ def _check_ranges(settings: Settings) -> None:
         low, high = getattr(generation, f"{name}_min"), getattr(generation, f"{name}_max")
         if low > high:
             raise ConfigError(f"generation.{name}_min ({low}) is above generation.{name}_max ({high}).")
+    for text in generation.class_weights:
+        named_weight(text)
+    if generation.text_to_image and generation.prompt == "none" and not (generation.style or generation.styles):
+        raise ConfigError("generation.text_to_image draws from words, and generation.prompt is none: give words.")
     for section in ("adapter", "detector"):
         width = getattr(settings, section).width
         if width % 32:  # the heads normalise their channels in 32 groups

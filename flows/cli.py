@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows import data_commands, ldm_commands, run_commands, step_commands
+from flows import data_commands, generation_commands, ldm_commands, run_commands, step_commands
 from flows.exits import GuardedGroup, quiet_logging
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 for name, function in {
     "demo": run_commands.demo,
     "import": data_commands.import_,
+    "export": data_commands.export,
     "validate": data_commands.validate,
     "world": data_commands.world,
     "train-ldm": step_commands.train_ldm,
@@ -29,8 +30,9 @@ for name, function in {
     "adapt-ldm": step_commands.adapt_ldm,
     "train-adapter": step_commands.train_adapter,
     "adapter-report": step_commands.adapter_report,
-    "generate": step_commands.generate,
-    "resume": step_commands.resume,
+    "plan": generation_commands.plan,
+    "generate": generation_commands.generate,
+    "resume": generation_commands.resume,
     "verify": data_commands.verify,
     "review": step_commands.review,
     "compare": step_commands.compare,

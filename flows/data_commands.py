@@ -1,4 +1,4 @@
-"""`de import`, `de validate`, `de verify`, `de world`."""
+"""`de import`, `de export`, `de validate`, `de verify`, `de world`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,33 @@ def import_(
 
         report = import_with_fiftyone(src, out, format)
     typer.echo(report.text())
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder, real or generated.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
+    format: Annotated[str, typer.Option("--format", metavar="NAME", help="coco, voc, yolo or webdataset.")],
+    rejected: Annotated[bool, typer.Option("--all", help="The images too that the review did not accept.")] = False,
+    ignore_regions: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE",
+            help="YOLO cannot say that a region is neither object nor background. leave-out: images with such a region "
+            "stay behind; background: they go out without it.",
+        ),
+    ] = "leave-out",
+    link: Annotated[bool, typer.Option("--link", help="Hard links to the pictures instead of copies.")] = False,
+    shard_images: Annotated[int, typer.Option(min=1, help="Images in a WebDataset shard, at most.")] = 10_000,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Megabytes in a WebDataset shard, at most.")] = 1000,
+) -> None:
+    """Write a dataset for other programs: COCO, Pascal VOC, YOLO, or WebDataset's tar shards.
+
+    Of a reviewed dataset only what training would use. Example: de export runs/generated runs/yolo --format yolo
+    """
+    from engine.data.export import ExportOptions, export_dataset
+
+    options = ExportOptions(rejected, ignore_regions, link, shard_images, shard_mb * 10**6)
+    typer.echo(export_dataset(folder, out, format, options).text())
 
 
 def validate(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder.")]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Data, Ldm, Overrides, Params, Seed, Store
+from flows.options import Data, Ldm, Overrides, Params, Seed
 
 Generated = Annotated[Path, typer.Option("--generated", metavar="DIR", help="Folder of a generated dataset.")]
 
@@ -105,57 +105,6 @@ def adapter_report(
     score = numbers["real"]["map"]
     measured = "no object in val.json to measure it on" if score is None else f"AP {100 * score:.1f}"
     typer.echo(f"{measured} on {numbers['data']['images']} validation images. Report: {out / 'report.html'}")
-
-
-def generate(
-    data: Data,
-    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Folder of the adapter.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the generated dataset.")],
-    images: Annotated[int, typer.Option("--images", metavar="N", min=1, help="How many to draw.")],
-    ldm: Ldm = None,
-    workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Processes; one per GPU.")] = 1,
-    store: Store = None,
-    seed: Seed = 0,
-    params: Params = None,
-    overrides: Overrides = None,
-) -> None:
-    """Draw new images from your training images and label them in the same pass.
-
-    A run that was stopped goes on with the same command. Example:
-    de generate --data data/bccd --ldm models/bccd-ldm --adapter models/bccd-adapter --out runs/bccd-de --images 400
-    """
-    from engine.generation.run import generate as run
-    from tasks.settings import open_settings
-
-    model, settings = open_settings(params, overrides or [], ldm)
-    counts = run(data, model, adapter, out, images, seed, settings, workers, store=store)["counts"]
-    _tell(out, counts)
-
-
-def resume(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run that `de generate` began.")],
-    workers: Annotated[
-        int | None, typer.Option("--workers", metavar="K", min=1, help="Processes; else as many as it began with.")
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read every byte first; draw again what has changed on the disk.")
-    ] = False,
-) -> None:
-    """Finish a run from what is in its folder: draw the shards that are not done, and merge.
-
-    Example: de resume runs/bccd-de
-    """
-    from engine.generation.run import resume as run
-
-    _tell(out, run(out, workers, verify=verify, tell=typer.echo)["counts"])
-
-
-def _tell(out: Path, counts: dict) -> None:
-    dropped, failed = sum(counts["dropped"].values()), sum(counts["failed"].values())
-    typer.echo(
-        f"{counts['kept']} images with {counts['boxes']} boxes are in {out} "
-        f"(planned {counts['planned']}, dropped {dropped}, failed {failed})."
-    )
 
 
 def review(

@@ -1,15 +1,8 @@
-"""Prefect tasks of generation: plan, shards, merge. The files on disk say what is done; Prefect retries and shows.
-
-One slot is one long-lived worker process with its own models. A GPU is one slot.
-"""
+"""Prefect tasks of generation: plan, shards, merge. The files on disk say what is done; Prefect retries and shows."""
 
 from __future__ import annotations
 
-import os
-import queue
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect import task
@@ -19,30 +12,17 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from engine.config import Settings
-from engine.errors import ConfigError, RunFailed, UserError
+from engine.errors import RunFailed, UserError
 from engine.generation.plan_file import prepare
 from engine.generation.run import check_failed_rate, merge, pending_shards
+from engine.generation.run_file import check_out, write_run
 from engine.generation.source import DEFAULT_LOADER, DrawerSource
-from engine.generation.worker_process import WorkerProcess
+from tasks.ray_slots import open_ray_slots
 from tasks.retry import RETRIED, is_hopeless
+from tasks.slots import Slots, open_slots
 
 LOADER = DEFAULT_LOADER
 MAX_LISTED = 10
-
-
-@dataclass
-class Slots:
-    """The worker processes of a run; `draw_shard` borrows a free one."""
-
-    workers: list[WorkerProcess] = field(default_factory=list)
-    free: queue.Queue[WorkerProcess] = field(default_factory=queue.Queue)
-    fatal: BaseException | None = None  # after it no further shard is begun
-
-    def abandon(self, error: BaseException) -> None:
-        """Begin nothing more, and end what runs: threads that wait for a worker come back at once."""
-        self.fatal = error
-        for worker in self.workers:
-            worker.kill()
 
 
 @dataclass(frozen=True)
@@ -55,71 +35,55 @@ class Progress:
 
 
 def draw_dataset(
-    data: Path, ldm: str, adapter: Path, out: Path, images: int, seed: int, settings: Settings, workers: int
+    data: Path,
+    ldm: str,
+    adapter: Path,
+    out: Path,
+    images: int | None,
+    seed: int,
+    settings: Settings,
+    workers: int,
+    ray: str | None = None,
+    store: str | None = None,
 ) -> dict:
     """Plan, draw what is not on disk yet, merge. Call it inside a flow. Returns the manifest's counts.
+
+    Args:
+        workers: shards at a time.
+        ray: the Ray cluster that draws, see `open_ray_slots`; None for worker processes on this machine.
+        store: URL of plan and shards; None for `out` itself.
 
     Raises:
         RunFailed: shards failed (all others are kept), or too many items did.
         RunConflict, ConfigError, DatasetError, ModelError: see `engine.generation.run.generate`.
     """
-    source = DrawerSource(Path(data), ldm, Path(adapter), settings, LOADER)
-    environments = slot_environments(settings, workers)
-    with open_slots(source, Path(out), environments) as slots:
-        progress = plan_run(slots, source, Path(out), images, seed)
-        draw_shards(slots, progress, len(environments))
-    manifest = merge_shards(Path(out))
+    source, out = DrawerSource(Path(data), ldm, Path(adapter), settings, LOADER), Path(out)
+    check_out(out, store)
+    location = store or out.absolute()
+    if ray:
+        slots_opened = open_ray_slots(ray, _everywhere(source), location, workers)
+    else:
+        slots_opened = open_slots(source, location, workers)
+    with slots_opened as slots:
+        progress = plan_run(slots, source, location, images, seed)
+        write_run(out, source, store, workers)
+        draw_shards(slots, progress, workers)
+    manifest = merge_shards(out, store)
     check_failed_rate(manifest, settings.generation.max_failed_rate)
     return manifest["counts"]
 
 
-def slot_environments(settings: Settings, workers: int) -> list[dict[str, str]]:
-    """The environment of each worker process: its own GPU, or its share of the cores.
-
-    Raises:
-        ConfigError: no worker, or more of them than GPUs.
-    """
-    from engine.ldm.device import choose_device
-
-    if workers < 1:
-        raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
-    if choose_device(settings.ldm.device).type != "cuda":
-        threads = str(max(1, (os.cpu_count() or 1) // workers))
-        return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * workers
-    visible = _visible_gpus()
-    if workers > len(visible):
-        raise ConfigError(f"{workers} workers want a GPU each, and there are {len(visible)}. Ask for fewer.")
-    return [{"CUDA_VISIBLE_DEVICES": name} for name in visible[:workers]]
-
-
-def _visible_gpus() -> list[str]:
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named:
-        return [name.strip() for name in named.split(",")]
-    import torch
-
-    return [str(i) for i in range(torch.cuda.device_count())]
-
-
-@contextmanager
-def open_slots(source: DrawerSource, out: Path, environments: Sequence[dict[str, str]]) -> Iterator[Slots]:
-    """Start one worker process per environment; they end with the block, or with this process however that ends."""
-    with ExitStack() as stack:
-        slots = Slots()
-        for environment in environments:
-            slots.workers.append(stack.enter_context(WorkerProcess(source, out, environment)))
-            slots.free.put(slots.workers[-1])
-        yield slots
+def _everywhere(source: DrawerSource) -> DrawerSource:
+    """The same source in words that do not depend on the working folder."""
+    ldm = str(Path(source.ldm).absolute()) if Path(source.ldm).exists() else source.ldm
+    return replace(source, data=source.data.absolute(), ldm=ldm, adapter=source.adapter.absolute())
 
 
 @task(name="plan", cache_policy=NO_CACHE, **RETRIED)
-def plan_run(slots: Slots, source: DrawerSource, out: Path, images: int, seed: int) -> Progress:
+def plan_run(slots: Slots, source: DrawerSource, out: Path | str, images: int | None, seed: int) -> Progress:
     """Make the plan, or take up the one in `out`, and see which shards are not on disk."""
-    worker = slots.free.get()
-    try:
+    with slots.borrowed() as worker:
         identity = worker.identity  # waits until the models are loaded
-    finally:
-        slots.free.put(worker)
     plan = prepare(source.data, out, images, seed, source.settings, identity)
     pending = pending_shards(out, source.settings.generation.max_failed_rate)
     return Progress(plan.digest, plan.shards, tuple(pending))
@@ -128,17 +92,13 @@ def plan_run(slots: Slots, source: DrawerSource, out: Path, images: int, seed: i
 @task(name="draw-shard", task_run_name="shard-{shard}", cache_policy=NO_CACHE, **RETRIED)
 def draw_shard(slots: Slots, shard: int) -> int:
     """Have one shard drawn and committed by a free worker process. Returns the number of images kept."""
-    if slots.fatal is not None:
-        raise RunFailed(f"shard {shard} was not begun: {slots.fatal}")
-    worker = slots.free.get()
-    try:
-        return worker.run(shard, retry_failed=True).kept
-    except Exception as error:
-        if is_hopeless(error):
-            slots.fatal = error
-        raise
-    finally:
-        slots.free.put(worker)
+    with slots.borrowed() as worker:
+        try:
+            return worker.run(shard, retry_failed=True, progress=None).kept
+        except Exception as error:
+            if is_hopeless(error):
+                slots.fatal = error
+            raise
 
 
 def draw_shards(slots: Slots, progress: Progress, at_once: int) -> None:
@@ -175,9 +135,9 @@ def draw_shards(slots: Slots, progress: Progress, at_once: int) -> None:
 
 
 @task(name="merge", cache_policy=NO_CACHE, **RETRIED)
-def merge_shards(out: Path) -> dict:
+def merge_shards(out: Path, store: str | None = None) -> dict:
     """Make the dataset folder from the shards, and show its counts as a table. Returns the manifest."""
-    manifest = merge(out)
+    manifest = merge(out, store)
     counts = manifest["counts"]
     create_table_artifact(
         table=[

@@ -97,17 +97,19 @@ def _as_drawn(record, found: Sequence[Mapping]) -> Drawn:
 
 
 def _plan(drawer: AdapterDrawer, settings: Settings, ratio: float, images: int, seed: int) -> Plan:
-    fixed = dataclasses.replace(settings.generation, strength_min=ratio, strength_max=ratio)
+    once = {"variants_per_image": 0, "text_to_image": 0.0, "class_weights": (), "balance": "none", "weak_classes": ""}
+    fixed = dataclasses.replace(settings.generation, strength_min=ratio, strength_max=ratio, **once)
     return make_plan(drawer.dataset, images, seed, dataclasses.replace(settings, generation=fixed), drawer.identity)
 
 
 def _drawn(drawer: AdapterDrawer, plan: Plan, batch_size: int, progress) -> dict[int, Drawn]:
     """By source image id."""
-    items, drawn = plan.items, {}
-    for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
-        drawn.update(zip((item.source_image_id for item in batch), drawer.draw(batch), strict=True))
-        progress(len(batch))
+    drawn = {}
+    for item, drawing in zip(plan.items, drawer.draw(plan.items, batch_size), strict=True):
+        if isinstance(drawing, Exception):
+            raise drawing
+        drawn[item.source_image_id] = drawing
+        progress(1)
     return drawn
 
 

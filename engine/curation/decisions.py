@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +62,15 @@ def load_decisions(folder: Path, dataset: Dataset) -> Decisions | None:
     Raises:
         DatasetError: as read_decisions.
     """
+    return decisions_about(folder, {image.id for image in dataset.images})
+
+
+def decisions_about(folder: Path, image_ids: Set[int]) -> Decisions | None:
+    """`load_decisions` for whoever has not read the dataset whole: `image_ids` are all that annotations.json holds.
+
+    Raises:
+        DatasetError: as read_decisions.
+    """
     path = Path(folder) / FILE
     if not path.exists():
         return None
@@ -78,7 +87,7 @@ def load_decisions(folder: Path, dataset: Dataset) -> Decisions | None:
         {int(key): reason for key, reason in content["rejected"].items()},
         {int(key): word == "accepted" for key, word in content["reviewer"].items()},
     )
-    _check(decisions, dataset, path, cure)
+    _check(decisions, image_ids, path, cure)
     return decisions
 
 
@@ -91,7 +100,7 @@ def write_decisions(folder: Path, dataset: Dataset, decisions: Decisions) -> Pat
         DatasetError: unknown image ids, or an image both accepted and rejected.
     """
     path = Path(folder) / FILE
-    _check(decisions, dataset, path, "")
+    _check(decisions, {image.id for image in dataset.images}, path, "")
     content = {
         "accepted": sorted(decisions.accepted),
         "rejected": {str(key): decisions.rejected[key] for key in sorted(decisions.rejected)},
@@ -137,8 +146,7 @@ def _fault(content) -> str | None:
     return None if odd is None else f"'reviewer' holds {odd!r}; write accepted or rejected"
 
 
-def _check(decisions: Decisions, dataset: Dataset, path: Path, cure: str) -> None:
-    known = {image.id for image in dataset.images}
+def _check(decisions: Decisions, known: Set[int], path: Path, cure: str) -> None:
     for what, ids in (
         ("accepted", decisions.accepted),
         ("rejected", set(decisions.rejected)),

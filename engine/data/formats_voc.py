@@ -110,7 +110,8 @@ def _read_picture(src: Path, path: Path, split: str, notes: Notes) -> SourceImag
             continue
         flags = {key: _whole(element.findtext(key)) for key in ("truncated", "difficult")}
         extra = {key: value for key, value in flags.items() if value is not None}
-        image.boxes.append(SourceBox(box_where, class_name, _box(element), extra=extra))
+        ignored = _whole(element.findtext("iscrowd"))  # our own exports say so; others know only `difficult`
+        image.boxes.append(SourceBox(box_where, class_name, _box(element), iscrowd=ignored, extra=extra))
     return image
 
 

@@ -36,7 +36,7 @@ from engine.evaluation.coco_map import evaluate
 from engine.evaluation.matching import image_results
 from engine.evaluation.results import Arm, build_results, write_results
 from engine.evaluation.statistics import paired_difference
-from engine.generation.verify import check_merged
+from engine.generation.integrity import check_unchanged
 from engine.ldm.device import choose_device
 
 
@@ -64,13 +64,14 @@ def compare(
         on_progress: called with (trainings done, trainings in all).
 
     Raises:
-        DatasetError: splits missing or with different classes, generated files changed or lost, or none accepted.
+        DatasetError: splits missing or with different classes, nothing generated was accepted, or the generated
+            dataset is not as it was generated.
         RunFailed: a training failed; the others are kept and a second run goes on.
     """
-    check_merged(generated)
     train, test = read_dataset(real, "train"), read_dataset(real, "test")
     drawn = read_dataset(generated, "annotations")
     _check_classes({"train.json": train, "test.json": test, "the generated annotations.json": drawn})
+    check_unchanged(generated, drawn)
     accepted = accepted_only(drawn, read_decisions(generated, drawn))
     if not accepted.images:
         raise DatasetError(f"{generated}: review accepted no image, so there is nothing to compare. Loosen `review`.")

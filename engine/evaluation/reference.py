@@ -1,8 +1,13 @@
-"""Detections on their way into pycocotools: checked first, then evaluated without a word on stdout."""
+"""Detections on their way into an evaluator: checked first, then scored without a word on stdout.
+
+pycocotools is the reference. hotcoco gives the very same numbers of boxes, about a hundred times faster, and serves
+where it is installed; tests/engine/evaluation/test_evaluators.py compares every precision and recall of the two.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import math
 import numbers
@@ -51,7 +56,7 @@ def _fault(detection: Mapping, images: set[int], categories: set[int]) -> str | 
         return f"has no {', '.join(missing)}"
     for key, known in (("image_id", images), ("category_id", categories)):
         value = detection[key]
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        if type(value) is not int and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
             return f"{key} {value!r} is no integer"
         if int(value) not in known:
             return f"{key} {value} is not in the dataset"
@@ -66,6 +71,8 @@ def _fault(detection: Mapping, images: set[int], categories: set[int]) -> str | 
 
 
 def _is_finite(value) -> bool:
+    if type(value) is float:  # first, since asking an abstract type is slow and there are millions
+        return math.isfinite(value)
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -75,7 +82,37 @@ def run_coco(dataset: Dataset, detections: Sequence[Mapping], ious: Sequence[flo
     Objects are numbered anew from 1: pycocotools takes a match with id 0 for none, and counts double ids wrongly.
     """
     check_detections(dataset, detections)
-    truth = [
+    with contextlib.redirect_stdout(io.StringIO()):
+        run = COCOeval(_indexed(_truth(dataset)), _indexed(_found(dataset, detections)), "bbox")
+        if ious is not None:
+            run.params.iouThrs = np.asarray(ious, dtype=float)
+        run.evaluate()
+    return run
+
+
+def has_hotcoco() -> bool:
+    """Whether the fast evaluator is installed."""
+    return importlib.util.find_spec("hotcoco") is not None
+
+
+def run_hotcoco(dataset: Dataset, detections: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (T, 101, K, A, 3) and recall (T, K, A, 3) of boxes as pycocotools accumulates them; -1: undefined."""
+    import hotcoco
+
+    check_detections(dataset, detections)
+    rows = [(d["image_id"], *d["bbox"], d["score"], d["category_id"]) for d in detections]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = hotcoco.COCO(_truth(dataset))
+        found = truth.load_res(np.array(rows, dtype=float).reshape(-1, 7))  # ids from 1 in the order given
+        run = hotcoco.COCOeval(truth, found, "bbox")
+        run.evaluate()
+        run.accumulate()
+    return np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"])
+
+
+def _truth(dataset: Dataset) -> dict:
+    """The dataset as a COCO document, its objects numbered from 1."""
+    objects = [
         {
             "id": index,
             "image_id": a.image_id,
@@ -86,6 +123,11 @@ def run_coco(dataset: Dataset, detections: Sequence[Mapping], ious: Sequence[flo
         }
         for index, a in enumerate(dataset.annotations, start=1)
     ]
+    return _document(dataset, objects)
+
+
+def _found(dataset: Dataset, detections: Sequence[Mapping]) -> dict:
+    """The detections as a COCO document, numbered from 1."""
     found = []
     for index, detection in enumerate(detections, start=1):
         box = [float(value) for value in detection["bbox"]]
@@ -100,20 +142,19 @@ def run_coco(dataset: Dataset, detections: Sequence[Mapping], ious: Sequence[flo
                 "score": float(detection["score"]),
             }
         )
-    with contextlib.redirect_stdout(io.StringIO()):
-        run = COCOeval(_coco(dataset, truth), _coco(dataset, found), "bbox")
-        if ious is not None:
-            run.params.iouThrs = np.asarray(ious, dtype=float)
-        run.evaluate()
-    return run
+    return _document(dataset, found)
 
 
-def _coco(dataset: Dataset, annotations: list[dict]) -> COCO:
-    coco = COCO()
-    coco.dataset = {
+def _document(dataset: Dataset, annotations: list[dict]) -> dict:
+    return {
         "images": [{"id": image.id, "width": image.width, "height": image.height} for image in dataset.images],
         "categories": [{"id": category.id, "name": category.name} for category in dataset.categories],
         "annotations": annotations,
     }
+
+
+def _indexed(document: dict) -> COCO:
+    coco = COCO()
+    coco.dataset = document
     coco.createIndex()
     return coco

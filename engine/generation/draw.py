@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,13 @@ from engine.adapter.thresholds import check_quality, label_thresholds
 from engine.config import Settings
 from engine.data.dataset import Dataset, read_dataset
 from engine.data.pixels import read_pixels, to_model
-from engine.errors import ModelError
+from engine.errors import DatasetError, ModelError, UserError
+from engine.generation.room import Room, draw_in_room, is_out_of_memory
 from engine.ldm.diffusion import LatentDiffusion, load_ldm
-from engine.ldm.sampling import SampleRequest, check_last_step, last_timestep, sample
+from engine.ldm.encoder import Encoder
+from engine.ldm.jobs import Finished, How, Job, SampleRequest, check_last_step, stack_rows
+from engine.ldm.sampling import last_timestep
+from engine.ldm.stream import Stream
 
 if TYPE_CHECKING:
     from engine.generation.plan import PlannedItem
@@ -36,11 +41,21 @@ class Drawn:
 
 
 class Drawer(Protocol):
-    """What a shard needs: an identity that pins the pixels and labels, and a way to draw a batch in order."""
+    """What a shard needs: an identity that pins the pixels and labels, and a way to draw items in order."""
 
     identity: dict
 
-    def draw(self, items: Sequence[PlannedItem]) -> list[Drawn]: ...
+    def draw(self, items: Sequence[PlannedItem], batch_size: int) -> Iterator[Drawn | Exception]:
+        """Draw items, about `batch_size` at a time.
+
+        Yields:
+            Exactly one result an item, in the order of the items; for one that cannot be drawn, why not.
+
+        Raises:
+            ModelError, ConfigError: a matter of the run, not of an item.
+            RunFailed: there is not enough memory.
+        """
+        ...
 
 
 class AdapterDrawer:
@@ -59,10 +74,18 @@ class AdapterDrawer:
         thresholds: dict[str, float | None] | None = None,
     ):
         self.ldm, self.adapter, self.dataset = ldm, adapter, dataset
-        self.steps = settings.generation.steps
         own = [score for score in (thresholds or {}).values() if score is not None]
         self.floor = min([settings.generation.ignore_threshold, *own])
-        self.sampler, self.label_pass = settings.generation.sampler, settings.generation.label_pass
+        generation = settings.generation
+        self.how = How(
+            steps=generation.steps,
+            sampler=generation.sampler,
+            label_pass=generation.label_pass,
+            timestep=adapter.timestep,
+            guidance_share=generation.guidance_share,
+        )
+        self.rows = generation.rows_per_call
+        self._room, self._encoder = Room(), Encoder(ldm)
         self.sources = {record.id: record for record in dataset.images}
         self.identity = {
             "ldm": {**ldm.identity.as_dict(), "multiple": ldm.alignment},
@@ -73,43 +96,100 @@ class AdapterDrawer:
                 **({"thresholds": thresholds} if thresholds else {}),
             },
         }
-        if self.label_pass == "last_step":
-            check_last_step(last_timestep(ldm, self.sampler, self.steps), adapter.timestep)
+        if generation.label_pass == "last_step":
+            check_last_step(last_timestep(ldm, generation.sampler, generation.steps), adapter.timestep)
+        if settings.ldm.compile:
+            self.identity["ldm"]["compile"] = True  # it changes last digits
+            ldm.compile()
 
-    def draw(self, items: Sequence[PlannedItem]) -> list[Drawn]:
-        """Draw items (of any mix of sizes) as one batch per size; results in the order of `items`."""
+    def draw(self, items: Sequence[PlannedItem], batch_size: int) -> Iterator[Drawn | Exception]:
+        """See `Drawer`. Items of one size stream through the model together (`engine.ldm.stream`), size after size."""
+        results = draw_in_room(self._draw, items, batch_size, self.rows, self._room)
+        while True:
+            with _one_thread(self.ldm.device):
+                result = next(results, None)
+            if result is None:
+                return
+            yield result
+
+    def _draw(self, items: Sequence[PlannedItem], in_flight: int, rows: int) -> Iterator[Drawn | Exception]:
         by_size: dict[tuple[int, int], list[int]] = {}
         for i, item in enumerate(items):
             by_size.setdefault((item.width, item.height), []).append(i)
-        drawn: dict[int, Drawn] = {}
-        with _one_thread(self.ldm.device):
-            for size, places in by_size.items():
-                drawn.update(zip(places, self._draw_one_size([items[i] for i in places], size), strict=True))
-        return [drawn[i] for i in range(len(items))]
+        done: dict[int, Drawn | Exception] = {}
+        place = 0
+        for size, places in by_size.items():
+            for i, result in self._draw_one_size([items[i] for i in places], size, in_flight, rows):
+                done[places[i]] = result
+                while place in done:
+                    yield done.pop(place)
+                    place += 1
 
-    def _draw_one_size(self, items: Sequence[PlannedItem], size: tuple[int, int]) -> list[Drawn]:
-        pixels = [read_pixels(self.dataset, self.sources[item.source_image_id], size) for item in items]
-        requests = [
-            SampleRequest(item.seed, item.prompt, item.negative_prompt, item.strength, item.guidance_scale, item.eta)
-            for item in items
-        ]
-        sources = to_model(torch.stack(pixels))
-        how = {"timestep": self.adapter.timestep, "sampler": self.sampler, "label_pass": self.label_pass}
-        samples = sample(self.ldm, requests, self.steps, sources, **how)
-        found = self.adapter.detect(samples.features, (size[1], size[0]))
+    def _draw_one_size(
+        self, items: Sequence[PlannedItem], size: tuple[int, int], in_flight: int, rows: int
+    ) -> Iterator[tuple[int, Drawn | Exception]]:
+        """Places in `items` and what became of them, in the order in which they finish."""
+        how = dataclasses.replace(self.how, rows_per_call=rows)
+        stream = Stream(self.ldm, how, size, min(in_flight, len(items)))
+        failed: list[tuple[int, Exception]] = []
+        waiting: list[Finished] = []  # for the decoder and the head, which get full calls too
+        for finished in stream.run(self._jobs(items, size, rows, failed)):
+            waiting.append(finished)
+            if len(waiting) == rows:
+                yield from self._label(waiting, size, rows)
+                waiting = []
+            yield from failed
+            failed.clear()
+        if waiting:
+            yield from self._label(waiting, size, rows)
+        yield from failed
+
+    def _jobs(
+        self, items: Sequence[PlannedItem], size: tuple[int, int], rows: int, failed: list[tuple[int, Exception]]
+    ) -> Iterator[Job]:
+        """The items that can be drawn; the others go to `failed`."""
+        drawn_from = [item for item in items if item.mode == "img2img"]
+        moments = self._encoder.moments([(i.source_image_id, size) for i in drawn_from], self._read, rows)
+        for place, item in enumerate(items):
+            try:
+                source = next(moments) if item.mode == "img2img" else None
+                if isinstance(source, Exception):
+                    raise source
+                self.ldm.prepare_prompts(_words(item), (w for i in items[place:] for w in _words(i)), rows)
+            except Exception as error:
+                if is_out_of_memory(error) or (isinstance(error, UserError) and not isinstance(error, DatasetError)):
+                    raise  # a matter of the run, not of an item
+                failed.append((place, error.with_traceback(None)))  # its frames would keep tensors alive
+                continue
+            strength = item.strength if item.mode == "img2img" else 1.0
+            numbers = (strength, item.guidance_scale, item.eta)
+            yield Job(place, SampleRequest(item.seed, item.prompt, item.negative_prompt, *numbers), source)
+
+    def _read(self, key: tuple[int, tuple[int, int]]) -> Tensor:
+        image_id, size = key
+        return to_model(read_pixels(self.dataset, self.sources[image_id], size))
+
+    def _label(
+        self, group: Sequence[Finished], size: tuple[int, int], rows: int
+    ) -> Iterator[tuple[int, Drawn | Exception]]:
+        images = self.ldm.decode(stack_rows([item.latents for item in group], rows))
+        levels = zip(*(item.features for item in group), strict=True)
+        found = self.adapter.detect([stack_rows(level, rows) for level in levels], (size[1], size[0]))
         ids = np.array(self.adapter.category_ids)
-        results = []
-        for image, detections in zip(_to_uint8(samples.images), found, strict=True):
+        for item, image, detections in zip(group, images, found, strict=False):
+            if not image.isfinite().all():
+                yield item.key, ValueError("the diffusion model drew pixels that are not finite")
+                continue
             kept = detections.scores >= self.floor
-            results.append(
+            yield (
+                item.key,
                 Drawn(
-                    image,
+                    _to_uint8(image),
                     detections.boxes_xyxy[kept].float().cpu().numpy(),
                     detections.scores[kept].float().cpu().numpy(),
                     ids[detections.labels[kept].cpu().numpy()],
-                )
+                ),
             )
-        return results
 
 
 def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings, split: str = "train") -> AdapterDrawer:
@@ -151,6 +231,10 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _to_uint8(images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+def _words(item: PlannedItem) -> tuple[str, ...]:
+    return (item.prompt, item.negative_prompt) if item.guidance_scale > 1 else (item.prompt,)
+
+
+def _to_uint8(image: Tensor) -> np.ndarray:
+    """(3, H, W) in [-1, 1] -> (H, W, 3) uint8."""
+    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()

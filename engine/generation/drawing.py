@@ -1,17 +1,19 @@
-"""Draw a shard's items into its work folder. An item that fails does not take its batch along."""
+"""Draw a shard's items into its work folder. What happens to a drawn image happens beside the drawing of the next."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import queue
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from engine.errors import DatasetError, UserError
 from engine.generation.durable import sync_folder, to_json, write_durably
 from engine.generation.labels import LabelRules
 from engine.generation.plan import Plan, PlannedItem
@@ -23,32 +25,29 @@ if TYPE_CHECKING:
     from engine.generation.draw import Drawer, Drawn
 
 log = logging.getLogger(__name__)
+WAITING = 32  # drawn images that may wait to be written
 
 
 def fill(
     work: Path, plan: Plan, shard: int, drawer: Drawer, progress: Callable[[int], object] | None = None
 ) -> ShardCounts:
-    """Draw a shard's items into the new folder `work`: images, records and, last, shard.json."""
+    """Draw a shard's items into the new folder `work`: images, records and, last, shard.json.
+
+    Raises:
+        RunFailed, UserError: from the drawer.
+        OSError: the disk is full, for example.
+    """
     (work / "images").mkdir(parents=True)
-    records, files, sheet = [], {}, PreviewSheet()
-
-    def write(name: str, content: bytes) -> None:
-        write_durably(work / name, content)
-        files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
     items = plan.items_of(shard)
-    for start in range(0, len(items), plan.batch_size):
-        batch = items[start : start + plan.batch_size]
-        for record, jpeg in _drawn_batch(plan, batch, drawer):
-            if record["status"] == KEPT:
-                write(image_name(record["item"]), jpeg)
-                sheet.add(record, jpeg)
-            records.append(record)
-        if progress:
-            progress(len(batch))
-    write(RECORDS, b"".join(to_json(record) + b"\n" for record in records))
-    if preview := sheet.jpeg():
-        write(PREVIEW, preview)
+    with ImageWriter(work, plan) as writer:
+        for item, drawn in zip(items, drawer.draw(items, plan.batch_size), strict=True):
+            writer.take(item, drawn)
+            if progress:
+                progress(1)
+    records, files = writer.records, writer.files
+    files[RECORDS] = _write(work / RECORDS, b"".join(to_json(record) + b"\n" for record in records))
+    if preview := writer.sheet.jpeg():
+        files[PREVIEW] = _write(work / PREVIEW, preview)
     counts = count(records)
     summary = {
         "version": VERSION,
@@ -63,38 +62,83 @@ def fill(
     return counts
 
 
-def _drawn_batch(plan: Plan, items: Sequence[PlannedItem], drawer: Drawer) -> Iterator[tuple[dict, bytes]]:
-    """(record, jpeg) of each item; an item that fails gives a record that says so."""
-    settings = plan.spec["settings"]["generation"]
-    rules = LabelRules.of(settings, plan.spec["identity"].get("adapter", {}))
-    category_ids = frozenset(category[0] for category in plan.categories)
-    for item, drawn in zip(items, _draw(drawer, items), strict=True):
+class ImageWriter:
+    """Makes records and files of drawn items in a thread of its own, in the order in which they are given.
+
+    A context manager; at its end all is written. An item of which no record can be made counts as failed; an error of
+    the disk is raised by `take` or at the end.
+
+    Attributes:
+        records: of all items, in order.
+        files: name -> {"size": bytes, "sha256": hex} of what was written.
+        sheet: the shard's preview.
+        cpu_seconds: that the thread worked.
+    """
+
+    def __init__(self, work: Path, plan: Plan):
+        settings = plan.spec["settings"]["generation"]
+        self._work, self._quality = work, settings["jpeg_quality"]
+        self._rules = LabelRules.of(settings, plan.spec["identity"].get("adapter", {}))
+        self._category_ids = frozenset(category[0] for category in plan.categories)
+        self.records: list[dict] = []
+        self.files: dict[str, dict] = {}
+        self.sheet = PreviewSheet()
+        self.cpu_seconds = 0.0
+        self._waiting: queue.Queue[tuple[PlannedItem, Drawn | Exception] | None] = queue.Queue(WAITING)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work_off, name="image-writer", daemon=True)
+
+    def __enter__(self) -> ImageWriter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is not None:
+            self._error = self._error or InterruptedError("the drawing has ended")  # what waits need not be written
+        self._waiting.put(None)
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def take(self, item: PlannedItem, drawn: Drawn | Exception) -> None:
+        """Give the next item, drawn or with the reason why not; waits while too many are waiting."""
+        if self._error is not None:
+            raise self._error
+        self._waiting.put((item, drawn))
+
+    def _work_off(self) -> None:
+        while (given := self._waiting.get()) is not None:
+            if self._error is not None:
+                continue  # so that nobody waits for a place in the queue
+            try:
+                self._write_one(*given)
+            except BaseException as error:
+                self._error = error
+        self.cpu_seconds = time.thread_time()
+
+    def _write_one(self, item: PlannedItem, drawn: Drawn | Exception) -> None:
+        jpeg = b""
         try:
             if isinstance(drawn, Exception):
                 raise drawn
-            record = drawn_record(item, drawn, rules, category_ids)
-            jpeg = _jpeg(drawn.image, settings["jpeg_quality"])
+            record = drawn_record(item, drawn, self._rules, self._category_ids)
+            if record["status"] == KEPT:
+                jpeg = _jpeg(drawn.image, self._quality)
+        except MemoryError:
+            raise  # a matter of the machine, not of the item
         except Exception as error:
             log.warning("Item %d could not be drawn: %s: %s", item.item, type(error).__name__, error)
-            record, jpeg = failed_record(item, error), b""
-        yield record, jpeg
+            record = failed_record(item, error)
+        if record["status"] == KEPT:
+            name = image_name(item.item)
+            self.files[name] = _write(self._work / name, jpeg)
+            self.sheet.add(record, jpeg)
+        self.records.append(record)
 
 
-def _draw(drawer: Drawer, items: Sequence[PlannedItem]) -> list[Drawn | Exception]:
-    """What was drawn, or why not, item by item: a batch that raises is halved until the culprit stands alone."""
-    try:
-        drawn = list(drawer.draw(items))
-        if len(drawn) != len(items):
-            raise ValueError(f"the drawer gave {len(drawn)} images for {len(items)} items")
-        return drawn
-    except Exception as error:
-        if isinstance(error, UserError) and not isinstance(error, DatasetError):
-            raise  # a matter of the run, not of an item
-        if len(items) == 1:
-            return [error.with_traceback(None)]  # its frames would keep tensors alive
-        log.warning("A batch of %d is halved: %s: %s", len(items), type(error).__name__, error)
-    half = len(items) // 2
-    return _draw(drawer, items[:half]) + _draw(drawer, items[half:])
+def _write(path: Path, content: bytes) -> dict:
+    write_durably(path, content)
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _jpeg(image, quality: int) -> bytes:

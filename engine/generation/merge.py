@@ -145,7 +145,17 @@ class _Merged:
 
     def _image(self, record: dict) -> bytes:
         item = self.plan.item(record["item"])
-        names = ("item", "source_image_id", "seed", "strength", "guidance_scale", "eta", "prompt", "negative_prompt")
+        names = (
+            "item",
+            "mode",
+            "source_image_id",
+            "seed",
+            "strength",
+            "guidance_scale",
+            "eta",
+            "prompt",
+            "negative_prompt",
+        )
         return to_json(
             {
                 "id": item.item,

@@ -7,17 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.config import GenerationSettings, Settings, as_dict, digest
+import numpy as np
+
+from engine.config import Settings, as_dict, digest
 from engine.data.sizes import working_size
 from engine.errors import ConfigError, DatasetError
 from engine.generation.durable import to_json
-from engine.generation.prompts import prompt_of
+from engine.generation.plan_rows import CHUNK, ITEM, MODES, arrange, column_bytes, fill_numbers
+from engine.generation.prompts import prompt_of, with_style
+from engine.generation.wishes import class_weights, number_of_images, source_weights, weights_as_words
 
 if TYPE_CHECKING:
-    from engine.data.dataset import Dataset
+    from engine.data.dataset import Dataset, ImageRecord
 
 # These change how the work is cut up, whether it begins, or what is said about it afterwards, but no image and no box.
-NOT_IN_DIGEST = ("batch_size", "shard_size", "max_failed_rate", "min_adapter_map")
+NOT_IN_DIGEST = ("batch_size", "shard_size", "max_failed_rate", "min_adapter_map", "stall_seconds")
+# These only lead to the weights of the classes, which are in the digest themselves.
+LEAD_TO_WEIGHTS = ("class_weights", "balance", "weak_classes")
+TABLES = ("categories", "sources", "prompts", "styles")
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,10 @@ class PlannedItem:
     mode: str = "img2img"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """A run. Tables instead of objects: a plan of a million items stays small.
+    """A run. Tables instead of objects: a plan of a million items stays small. Equal plans have equal digests and are
+    cut up equally.
 
     Attributes:
         spec: everything that decides pixels and labels, in json-ready values: run seed, number of images, digest of the
@@ -57,7 +65,8 @@ class Plan:
         categories: (id, name, supercategory) of each class of the source.
         sources: (image id, file name, drawn width, drawn height) of each source image.
         prompts: (prompt, negative prompt).
-        rows: (index in sources, index in prompts, seed, strength, guidance scale, eta) of each item, in order.
+        styles: words that come behind an item's prompt; one empty entry where no styles were asked for.
+        rows: (N,) of dtype `ITEM`: the items in order, read-only; a memory map where the plan was loaded.
         shard_size: items per shard. Not part of the digest: it changes neither an image nor a box.
         batch_size: a recommendation, not part of the digest.
     """
@@ -66,13 +75,25 @@ class Plan:
     categories: tuple[tuple[int, str, str], ...]
     sources: tuple[tuple[int, str, int, int], ...]
     prompts: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[int, int, int, float, float, float], ...] = field(repr=False)
+    styles: tuple[str, ...]
+    rows: np.ndarray = field(repr=False)
     shard_size: int
     batch_size: int
     digest: str = field(init=False)
 
     def __post_init__(self):
+        self.rows.flags.writeable = False
         object.__setattr__(self, "digest", _plan_digest(self))
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Plan) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[str, int, int]:
+        return self.digest, self.shard_size, self.batch_size
 
     @property
     def images(self) -> int:
@@ -86,17 +107,18 @@ class Plan:
 
     @property
     def items(self) -> tuple[PlannedItem, ...]:
-        """All items, in order."""
+        """All items, in order, as objects: for small plans."""
         return tuple(self.item(number) for number in range(1, self.images + 1))
 
     def item(self, number: int) -> PlannedItem:
         """The item of a number from 1."""
-        source, prompt, seed, strength, guidance_scale, eta = self.rows[number - 1]
-        image_id, file_name, width, height = self.sources[source]
+        if not 1 <= number <= self.images:
+            raise ValueError(f"item {number} is not one of the plan's {self.images} (from 1)")
+        source, prompt, style, mode, *numbers = self.rows[number - 1].item()
+        image_id, file_name, *size = self.sources[source]
         words, negative = self.prompts[prompt]
-        return PlannedItem(
-            number, image_id, file_name, words, negative, seed, strength, guidance_scale, eta, width, height
-        )
+        words = with_style(words, self.styles[style])
+        return PlannedItem(number, image_id, file_name, words, negative, *numbers, *size, MODES[mode])
 
     def numbers_of(self, shard: int) -> range:
         """The item numbers of a shard; a function of the plan alone, whoever works on it."""
@@ -110,50 +132,51 @@ class Plan:
         return tuple(self.item(number) for number in self.numbers_of(shard))
 
 
-def make_plan(dataset: Dataset, images: int, seed: int, settings: Settings, identity: Mapping) -> Plan:
+def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Settings, identity: Mapping) -> Plan:
     """Decide a run.
 
-    Sources come in an order drawn from the run seed, again and again, so that each serves equally often (give or take
-    one). An item's seed depends on the run seed, its source's id and how often that source was used before.
+    Sources of equal weight come in an order drawn from the run seed, again and again, so that each serves equally often
+    (give or take one); see `engine.generation.wishes` for weights. An item's seed depends on the run seed, its source's
+    id and how often that source was used before.
 
     Args:
         dataset: the real images.
-        images: how many to draw.
+        images: how many to draw; None for `generation.variants_per_image` of each source.
         seed: of the run.
         settings: `generation`, and `ldm.resolution`, decide the items.
         identity: what draws, as `Drawer.identity`; image sides are rounded to its `["ldm"]["multiple"]`.
 
     Raises:
-        DatasetError: no image to start from.
-        ConfigError: no image wanted, or a run seed that is not a whole number from 0.
+        DatasetError: no image to start from, or an unusable results file of `weak_classes`.
+        ConfigError: no image wanted or more than variants of all sources, a run seed that is not a whole number from 0,
+            weights of unknown classes or that leave no source.
     """
-    if images < 1:
-        raise ConfigError(f"The number of images must be at least 1, not {images}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"The run seed must be a whole number from 0, not {seed!r}.")
     if not dataset.images:
         raise DatasetError(f"{dataset.folder}: split '{dataset.split}' has no image to start from.")
     generation = settings.generation
-    order = sorted(dataset.images, key=lambda image: (_hash(seed, "order", image.id), image.id))[:images]
-    multiple = identity["ldm"]["multiple"]
-    prompts = [(prompt_of(dataset, image, generation), generation.negative_prompt) for image in order]
+    images = number_of_images(images, generation.variants_per_image, len(dataset.images))
+    by_class = class_weights(dataset, generation)
+    order = sorted(dataset.images, key=lambda image: (_hash(seed, "order", image.id), image.id))
+    sources, used, variants = _served(source_weights(dataset, order, by_class), images, generation.variants_per_image)
+    chosen = [order[place] for place in used.tolist()]
+    prompts = [(prompt_of(dataset, image, generation), generation.negative_prompt) for image in chosen]
     table = {pair: index for index, pair in enumerate(dict.fromkeys(prompts))}
+    styles = generation.styles or ("",)
+
+    rows = np.zeros(images, ITEM)
+    rows["source"] = sources
+    rows["prompt"] = np.array([table[pair] for pair in prompts])[sources]
+    rows["style"] = (sources + variants) % len(styles)  # dealt out: each source goes through all of them
+    fill_numbers(rows, seed, np.array([image.id for image in chosen])[sources], variants, generation)
     return Plan(
-        spec=_spec(dataset, images, seed, settings, identity),
+        spec=_spec(dataset, images, seed, settings, identity, by_class),
         categories=tuple((c.id, c.name, c.supercategory) for c in dataset.categories),
-        sources=tuple(
-            (image.id, image.file_name, *working_size(image.width, image.height, settings.ldm.resolution, multiple))
-            for image in order
-        ),
+        sources=tuple(_source(image, settings.ldm.resolution, identity["ldm"]["multiple"]) for image in chosen),
         prompts=tuple(table),
-        rows=tuple(
-            (
-                k % len(order),
-                table[prompts[k % len(order)]],
-                *_drawn_numbers(_hash(seed, order[k % len(order)].id, k // len(order)), generation),
-            )
-            for k in range(images)
-        ),
+        styles=styles,
+        rows=rows,
         shard_size=generation.shard_size,
         batch_size=generation.batch_size,
     )
@@ -164,8 +187,27 @@ def item_file(number: int) -> str:
     return f"{number:09d}.jpg"
 
 
-def _spec(dataset: Dataset, images: int, seed: int, settings: Settings, identity: Mapping) -> dict:
-    generation = {k: v for k, v in as_dict(settings.generation).items() if k not in NOT_IN_DIGEST}
+def _served(weights: np.ndarray, images: int, variants: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(images,) index in the sources used, (U,) their places in the order, (images,) variant."""
+    if variants:  # all of a source together, so that it is read and encoded once for all its variants
+        place, variant = (column[:images] for column in arrange(weights, variants * len(weights), together=True))
+    else:
+        place, variant = arrange(weights, images)
+    used, sources = np.unique(place, return_inverse=True)
+    return sources, used, variant
+
+
+def _source(image: ImageRecord, resolution: int, multiple: int) -> tuple[int, str, int, int]:
+    return (image.id, image.file_name, *working_size(image.width, image.height, resolution, multiple))
+
+
+def _spec(
+    dataset: Dataset, images: int, seed: int, settings: Settings, identity: Mapping, by_class: Mapping[int, float]
+) -> dict:
+    left_out = (*NOT_IN_DIGEST, *LEAD_TO_WEIGHTS)
+    generation = {k: v for k, v in as_dict(settings.generation).items() if k not in left_out}
+    # In the setting's own form: a plan can be made again from what is written here.
+    generation["class_weights"] = weights_as_words(dataset, by_class)
     return {
         "seed": seed,
         "images": images,
@@ -181,20 +223,13 @@ def _spec(dataset: Dataset, images: int, seed: int, settings: Settings, identity
 def _plan_digest(plan: Plan) -> str:
     """Covers the spec and the items made from it: a newer version that would plan other items is noticed too."""
     tables = hashlib.sha256()
-    for name in ("categories", "sources", "prompts", "rows"):
-        for entry in getattr(plan, name):
-            tables.update(to_json([name, *entry]) + b"\n")
+    for name in TABLES:
+        table = getattr(plan, name)
+        for start in range(0, len(table), CHUNK):
+            tables.update(to_json([name, table[start : start + CHUNK]]) + b"\n")
+    for piece in column_bytes(plan.rows):
+        tables.update(piece)
     return digest({"spec": dict(plan.spec), "items": tables.hexdigest()})
-
-
-def _drawn_numbers(item_seed: int, settings: GenerationSettings) -> tuple[int, float, float, float]:
-    """(seed, strength, guidance scale, eta), the last three uniform in the settings' ranges, to 4 decimals."""
-    values = []
-    for name in ("strength", "guidance", "eta"):
-        low, high = getattr(settings, f"{name}_min"), getattr(settings, f"{name}_max")
-        value = low + (high - low) * _hash(item_seed, name) / 2**53
-        values.append(min(max(round(value, 4), low), high))
-    return (item_seed, *values)
 
 
 def _hash(*parts) -> int:

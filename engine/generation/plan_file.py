@@ -1,4 +1,7 @@
-"""plan.json: written once, whole or not at all; a folder belongs to one plan for ever."""
+"""plan.json and items.npy: written once, whole or not at all; a folder belongs to one plan for ever.
+
+plan.json is written last and holds the sha256 of items.npy: without it there is no plan.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from engine.config import Settings
-from engine.data.dataset import read_dataset
+from engine.data.dataset import Dataset, read_dataset
 from engine.errors import DatasetError, RunConflict
+from engine.generation.disk import check_disk, check_room, estimate
 from engine.generation.durable import to_json
-from engine.generation.plan import Plan, make_plan
-from engine.generation.store import Store, open_store
+from engine.generation.items_file import ITEMS, check_rows, is_items, read_items, write_items
+from engine.generation.plan import TABLES, Plan, make_plan
+from engine.generation.store import Store, is_remote, open_store
+from engine.generation.wishes import number_of_images
 
 log = logging.getLogger(__name__)
-VERSION = 1
-TABLES = ("categories", "sources", "prompts", "rows")
+VERSION = 2
 
 
-def prepare(data: Path, out: Path | str | Store, images: int, seed: int, settings: Settings, identity: Mapping) -> Plan:
+def prepare(
+    data: Path, out: Path | str | Store, images: int | None, seed: int, settings: Settings, identity: Mapping
+) -> Plan:
     """Make the run's plan in `out`, or take up the one that is there.
 
     Args:
@@ -34,22 +41,45 @@ def prepare(data: Path, out: Path | str | Store, images: int, seed: int, setting
     Raises:
         RunConflict: `out` holds another plan (both digests and the differences are named) or foreign files.
         DatasetError: the dataset or the plan in `out` cannot be used.
+        ConfigError: see `make_plan`; or the disk of `out` has no room for it (what is drawn already is there).
     """
-    if isinstance(out, Path) and out.exists() and not out.is_dir():
-        raise RunConflict(f"{out} is a file. Give a folder for the generated dataset.")
-    wanted = make_plan(read_dataset(data, "train"), images, seed, settings, identity)
     store = open_store(out)
+    plan = plan_for(read_dataset(data, "train"), store, images, seed, settings, identity)
     with store.own_plan():
-        names = store.names()
-        if "plan.json" in names:
-            return _take_up(store, wanted)
-        _refuse_foreign(store, names)
-        store.write_bytes("plan.json", _lines(wanted))
-    return wanted
+        existing = _planned_in(store, plan)
+        if existing is None:
+            store.write_bytes("plan.json", _lines(plan, write_items(store, plan.rows)))
+    return existing or plan
+
+
+def plan_for(
+    dataset: Dataset, out: Path | str | Store, images: int | None, seed: int, settings: Settings, identity: Mapping
+) -> Plan:
+    """The plan that `prepare` would make in `out`, or take up there, after the same checks. Writes nothing."""
+    store = open_store(out)
+    local = None if is_remote(store.location) else Path(store.location)
+    if local is not None and local.exists() and not local.is_dir():
+        raise RunConflict(f"{local} is a file. Give a folder for the generated dataset.")
+    if local is not None and "plan.json" not in store.names():
+        check_room(number_of_images(images, settings.generation.variants_per_image, len(dataset.images)), local)
+    wanted = make_plan(dataset, images, seed, settings, identity)
+    plan = _planned_in(store, wanted) or wanted
+    if local is not None:
+        check_disk(plan, local, estimate(plan, dataset))
+    return plan
+
+
+def _planned_in(store: Store, wanted: Plan) -> Plan | None:
+    """The plan in a store, if that is new, empty or of the very same plan."""
+    names = store.names()
+    if "plan.json" in names:
+        return _take_up(store, wanted)
+    _refuse_foreign(store, names)
+    return None
 
 
 def load_plan(out: Path | str | Store) -> Plan:
-    """Read a run's plan and check it against its own digest.
+    """Read a run's plan and check it against its own digest. The items are mapped, not read into memory.
 
     Raises:
         DatasetError: there is none, or it is damaged.
@@ -65,11 +95,14 @@ def load_plan(out: Path | str | Store) -> Plan:
     try:
         content = json.loads(text)
         version = content["version"]
-        plan = _parsed(content) if version == VERSION else None
+        parts = _parsed(content) if version == VERSION else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
-    if plan is None:
+    if parts is None:
         raise DatasetError(f"{path} is of version {version!r}; this program reads version {VERSION}.")
+    rows = read_items(store, content["items_sha256"])
+    check_rows(f"{store.location}/{ITEMS}", rows, *(len(parts[name]) for name in ("sources", "prompts", "styles")))
+    plan = Plan(rows=rows, **parts)
     if plan.digest != content.get("digest"):
         raise _damaged(path, f"its content has digest {plan.digest}, it says {content.get('digest')}")
     return plan
@@ -105,6 +138,8 @@ def _take_up(store: Store, wanted: Plan) -> Plan:
 
 
 def _refuse_foreign(store: Store, names: list[str]) -> None:
+    if ITEMS in names and is_items(store):  # of a plan that was cut off before its plan.json
+        names = [name for name in names if name != ITEMS]
     if names:
         raise RunConflict(
             f"{store.location} has no plan.json but is not empty ({', '.join(names[:5])}): "
@@ -112,11 +147,12 @@ def _refuse_foreign(store: Store, names: list[str]) -> None:
         )
 
 
-def _lines(plan: Plan) -> Iterator[bytes]:
+def _lines(plan: Plan, items_sha256: str) -> Iterator[bytes]:
     """The file, one entry of a table per line."""
     head = {
         "version": VERSION,
         "digest": plan.digest,
+        "items_sha256": items_sha256,
         "shard_size": plan.shard_size,
         "batch_size": plan.batch_size,
         "spec": plan.spec,
@@ -130,13 +166,18 @@ def _lines(plan: Plan) -> Iterator[bytes]:
     yield b"}\n"
 
 
-def _parsed(content: Mapping) -> Plan:
+def _parsed(content: Mapping) -> dict:
+    """The plan's parts but its rows."""
     sizes = {name: content[name] for name in ("shard_size", "batch_size")}
     for name, value in sizes.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}")
-    tables = {name: tuple(tuple(entry) for entry in content[name]) for name in TABLES}
-    return Plan(spec=content["spec"], **tables, **sizes)
+    if not isinstance(content["items_sha256"], str):
+        raise ValueError("items_sha256 is no text")
+    tables = {
+        name: tuple(tuple(entry) if isinstance(entry, list) else entry for entry in content[name]) for name in TABLES
+    }
+    return {"spec": content["spec"], **tables, **sizes}
 
 
 def _damaged(path: str, why: str) -> DatasetError:

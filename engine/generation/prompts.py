@@ -24,7 +24,12 @@ def prompt_of(dataset: Dataset, image: ImageRecord, settings: GenerationSettings
         words = caption
     else:
         words = template(settings.domain, classes_of(dataset, image.id))
-    return ", ".join(part for part in (words, settings.style) if part)
+    return with_style(words, settings.style)
+
+
+def with_style(words: str, style: str) -> str:
+    """A prompt with the words of a style behind it; either may be empty."""
+    return ", ".join(part for part in (words, style) if part)
 
 
 def template(domain: str, classes: list[str]) -> str:

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from engine.config import Settings, digest
 from engine.data.dataset import read_dataset
-from engine.errors import ConfigError, DatasetError, RunConflict, RunFailed
+from engine.errors import DatasetError, RunConflict, RunFailed
 from engine.generation.crew import LocalWorker, Worker, drive
+from engine.generation.devices import check_workers, environment_of, gpus_for
 from engine.generation.durable import to_json
 from engine.generation.look import look, pending_shards, withdraw
 from engine.generation.merge import merge
@@ -47,7 +48,7 @@ def generate(
     ldm: str,
     adapter: Path,
     out: Path,
-    images: int,
+    images: int | None,
     seed: int,
     settings: Settings,
     workers: int = 1,
@@ -60,10 +61,10 @@ def generate(
         data: dataset folder; its train split gives the sources.
         ldm, adapter: what draws and labels.
         out: folder of the generated dataset; see `prepare`.
-        images: how many to draw.
+        images: how many to draw; where None, `generation.variants_per_image` of each source.
         seed: of the run.
         settings: see `GenerationSettings`. Batch size and shard size change neither images nor labels.
-        workers: 1 draws in this process, more in so many processes of one thread each.
+        workers: 1 draws in this process, more in so many processes: on a GPU each, or of one thread each.
         loader: `module:function` that makes the drawer.
         store: URL of plan and shards; None for `out` itself. Several machines may work on one store.
 
@@ -76,8 +77,7 @@ def generate(
         RunConflict: `out` is another run's, or live processes are at work on its shards.
         ConfigError, DatasetError, ModelError: bad input.
     """
-    if workers < 1:
-        raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
+    check_workers(workers)
     check_out(out, store)
     run = Run(DrawerSource(data, ldm, adapter, settings, loader), store, workers)
     location = run.location(out)
@@ -109,8 +109,7 @@ def resume(
     run = read_run(out, loader)
     if workers is not None:
         run = Run(run.source, run.store, workers)
-    if run.workers < 1:
-        raise ConfigError(f"The number of workers must be at least 1, not {run.workers}.")
+    check_workers(run.workers)
     location = run.location(out)
     plan = load_plan(location)
     _check_data(plan, run.source.data)
@@ -150,12 +149,18 @@ class _Crew:
 
     def __init__(self, run: Run, location: Path | str):
         self._run, self._location = run, location
+        gpus = gpus_for(run.source.settings, run.workers)
+        self._environments = [environment_of(gpu) for gpu in gpus] or [{}] * run.workers
 
     def __enter__(self) -> _Crew:
         self._stack = ExitStack()
-        kind = LocalWorker if self._run.workers == 1 else WorkerProcess
-        self.first: Worker = self._stack.enter_context(kind(self._run.source, self._location))
+        alone = self._run.workers == 1
+        first = LocalWorker(self._run.source, self._location) if alone else self._process(0)
+        self.first: Worker = self._stack.enter_context(first)
         return self
+
+    def _process(self, number: int) -> WorkerProcess:
+        return WorkerProcess(self._run.source, self._location, self._environments[number])
 
     def __exit__(self, kind, error, trace) -> None:
         self._stack.__exit__(kind, error, trace)
@@ -168,8 +173,8 @@ class _Crew:
             begin = secrets.randbelow(len(todo))  # several machines do not queue up at the same shard
             todo = todo[begin:] + todo[:begin]
         crew = [self.first]
-        for _ in range(min(self._run.workers, len(todo)) - 1):
-            crew.append(self._stack.enter_context(WorkerProcess(self._run.source, self._location)))
+        for number in range(1, min(self._run.workers, len(todo))):
+            crew.append(self._stack.enter_context(self._process(number)))
         waiting = sum(len(plan.numbers_of(shard)) for shard in todo)
         with tqdm(total=plan.images, initial=plan.images - waiting, desc="generate", unit="image") as bar:
             drive(crew, todo, bar.update)

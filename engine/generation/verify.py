@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +17,6 @@ from engine.generation.plan_file import load_plan
 from engine.generation.records import ShardCounts
 from engine.generation.shard_state import BadShard, NoShard, Shard, read_shards
 from engine.generation.store import Store, open_store
-
-_IMAGE = re.compile(r"\d{9,}\.jpg")
 
 
 @dataclass
@@ -80,39 +76,6 @@ def inspect(out: Path, store: Path | str | Store | None = None) -> Findings:
         merged.compare(shard)
     found.problems += merged.problems(plan, found)
     return found
-
-
-def check_merged(out: Path) -> None:
-    """Refuse a generated dataset that is not what its manifest says; its shards need not be there.
-
-    A folder without a manifest, plan or run of ours is somebody else's dataset, and passes.
-
-    Raises:
-        DatasetError: names the file, or says that the images are others.
-    """
-    cure = f"`de verify {out}` says which files, `de resume {out} --verify` draws them again."
-    try:
-        manifest = json.loads((out / "manifest.json").read_bytes())
-        annotations_sha256, images_sha256 = manifest["annotations_sha256"], manifest["images_sha256"]
-    except FileNotFoundError:
-        if any((out / name).exists() for name in ("plan.json", "run.json")):
-            raise DatasetError(
-                f"{out} is not finished: it has no manifest.json. `de resume {out}` finishes it."
-            ) from None
-        return
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DatasetError(f"{out}/manifest.json is not readable ({type(error).__name__}: {error}). {cure}") from None
-    try:
-        if sha256_of(out / "annotations.json") != annotations_sha256:
-            raise DatasetError(f"{out}/annotations.json has changed since it was generated. {cure}")
-        found = hashlib.sha256()
-        ours = (name for name in os.listdir(out / "images") if _IMAGE.fullmatch(name))
-        for name in sorted(ours, key=lambda name: (len(name), name)):
-            found.update(f"images/{name} {sha256_of(out / 'images' / name)}\n".encode("ascii"))
-    except OSError as error:
-        raise DatasetError(f"{out} cannot be read ({error}). {cure}") from None
-    if found.hexdigest() != images_sha256:
-        raise DatasetError(f"{out}: images were changed or lost since they were generated. {cure}")
 
 
 class _Merged:

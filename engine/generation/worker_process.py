@@ -9,7 +9,9 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from engine import errors
@@ -21,6 +23,7 @@ from engine.generation.source import DrawerSource
 log = logging.getLogger(__name__)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 GRACE_S = 5.0
+SILENT_S = 120.0  # many heartbeats: a busy machine is slow, and a long call into C may hold the interpreter
 _USER_ERRORS = {
     kind.__name__: kind
     for kind in (errors.ConfigError, errors.DatasetError, errors.ModelError, errors.RunConflict, Busy)
@@ -28,7 +31,7 @@ _USER_ERRORS = {
 
 
 class WorkerDied(RunFailed):
-    """The worker process ended in the middle of a shard."""
+    """The worker process ended, or had to be ended, in the middle of a shard."""
 
 
 class WorkerNotStarted(RunFailed):
@@ -42,24 +45,31 @@ class ShardFailed(RunFailed):
 class WorkerProcess:
     """A context manager around one worker process; starts it again when it died and another shard is wanted.
 
-    Ends with the block, and with this process however that ends. Its methods may be called from any thread; calls of
-    `run` take turns.
+    A process that gives no sign of life, or none of progress for `generation.stall_seconds`, is killed: a frozen one
+    keeps its lock on the shard for as long as it exists. Ends with the block, and with this process however that ends.
+    Its methods may be called from any thread; calls of `run` take turns.
 
     Args:
         source: where its drawer comes from.
         out: the folder or URL of the run's plan and shards.
         env: added to the environment, for example CUDA_VISIBLE_DEVICES.
+        silent_s: seconds without a sign of life after which it counts as frozen.
     """
 
-    def __init__(self, source: DrawerSource, out: Path | str, env: Mapping[str, str] | None = None):
+    def __init__(
+        self, source: DrawerSource, out: Path | str, env: Mapping[str, str] | None = None, silent_s: float = SILENT_S
+    ):
         self._start = {"source": source.as_json(), "out": str(out), "parent": os.getpid()}
         # The child finds the modules that this process finds, and none beside its working folder (-P).
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         self._env = os.environ | ONE_THREAD | {"PYTHONPATH": path} | dict(env or {})
+        self._silent_s, self._stall_s = silent_s, source.settings.generation.stall_seconds
         self._turn = threading.Lock()
         self._process: subprocess.Popen | None = None
+        self._messages: queue.Queue[dict | None] = queue.Queue()  # of `_process`; None at its end
         self._released = threading.Event()  # set when the keeper of `_process` may go
         self._identity: dict | None = None
+        self._lost = False  # `_process` was given up; a kill may take its time
         self._closed = False
 
     def __enter__(self) -> WorkerProcess:
@@ -94,7 +104,8 @@ class WorkerProcess:
         """Have a shard done; see `run_shard`.
 
         Raises:
-            WorkerDied: the process ended; nothing of the shard was committed. Call again: a new one is started.
+            WorkerDied: the process ended, or was killed because it hung; nothing of the shard was committed. Call
+                again: a new one is started.
             WorkerNotStarted: it cannot be started.
             ShardFailed: an error inside the worker. OSError is raised as such, with its errno.
             Busy, RunConflict, ModelError, ConfigError, DatasetError: as from `run_shard`.
@@ -103,7 +114,8 @@ class WorkerProcess:
             self._ensure_ready()
             try:
                 self._send({"shard": shard, "retry_failed": retry_failed})
-                while (message := self._receive()) is not None:
+                patience = _Patience(self._silent_s, self._stall_s)
+                while (message := self._receive(patience)) is not None:
                     if "progress" in message:
                         if progress:
                             progress(message["progress"])
@@ -115,7 +127,8 @@ class WorkerProcess:
                 if not isinstance(error, (RunFailed, OSError, errors.UserError)):
                     self.kill()  # an answer may be half read: this conversation is over
                 raise
-            raise WorkerDied(f"worker process {self.pid} ended in shard {shard} ({self._exit_code()})")
+            why = patience.lost or "ended"
+            raise WorkerDied(f"worker process {self.pid} {why} in shard {shard} ({self._exit_code()})")
 
     def kill(self) -> None:
         """End the process at once and start none again."""
@@ -142,33 +155,35 @@ class WorkerProcess:
             self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-        self._close_pipe(self._process.stdout)
+            with suppress(subprocess.TimeoutExpired):  # stuck in the kernel, it ends when it can
+                self._process.wait(GRACE_S)
         self._released.set()
 
     def _ensure_ready(self) -> None:
         if self._closed:
             raise WorkerDied("the worker was closed")
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._lost or self._process.poll() is not None:
             if self._process is not None:
                 log.warning("Worker process %s ended (%s); a new one is started.", self.pid, self._exit_code())
                 self._close_pipe(self._process.stdin)
-                self._close_pipe(self._process.stdout)
                 self._released.set()
             self._launch()
         if self._identity is None:
-            message = self._receive()
+            patience = _Patience(self._silent_s, self._stall_s)
+            message = self._receive(patience)
             if message is None:
-                raise WorkerNotStarted(f"worker process {self.pid} ended before it was ready ({self._exit_code()})")
+                why = patience.lost or "ended"
+                raise WorkerNotStarted(f"worker process {self.pid} {why} before it was ready ({self._exit_code()})")
             if "error" in message:
                 raise _error(message["error"])
             self._identity = message["ready"]
 
     def _launch(self) -> None:
-        self._identity = None
+        self._identity, self._lost = None, False
         started: queue.Queue = queue.Queue()
-        self._released = threading.Event()
-        keeper = threading.Thread(target=self._keep, args=(started, self._released), daemon=True, name="worker-keeper")
+        self._messages, self._released = queue.Queue(), threading.Event()
+        arguments = (started, self._messages, self._released)
+        keeper = threading.Thread(target=self._keep, args=arguments, daemon=True, name="worker-keeper")
         keeper.start()
         process = started.get()
         if isinstance(process, BaseException):
@@ -176,8 +191,8 @@ class WorkerProcess:
         self._process = process
         self._send(self._start)
 
-    def _keep(self, started: queue.Queue, released: threading.Event) -> None:
-        """Start the process and stay: the kernel ends a child with the THREAD that started it."""
+    def _keep(self, started: queue.Queue, messages: queue.Queue, released: threading.Event) -> None:
+        """Start the process, read what it says, and stay: the kernel ends a child with the THREAD that started it."""
         command = [sys.executable, "-P", "-m", "engine.generation.worker"]
         try:
             process = subprocess.Popen(
@@ -187,6 +202,13 @@ class WorkerProcess:
             started.put(error)
             return
         started.put(process)
+        try:
+            with process.stdout as lines:
+                for line in lines:
+                    if line.endswith("\n"):
+                        messages.put(json.loads(line))
+        finally:
+            messages.put(None)
         released.wait()  # not process.wait(): while that waits, nobody else can see that the process ended
 
     def _send(self, message: dict) -> None:
@@ -196,10 +218,22 @@ class WorkerProcess:
         except BrokenPipeError:
             pass  # the end is seen when its answer is read
 
-    def _receive(self) -> dict | None:
-        """The next message; None at the end of the process."""
-        line = self._process.stdout.readline()
-        return json.loads(line) if line.endswith("\n") else None
+    def _receive(self, patience: _Patience) -> dict | None:
+        """The next message that says more than "alive"; None at the end of the process, which may be ours to bring."""
+        while True:
+            try:
+                message = self._messages.get(timeout=patience.left())
+            except queue.Empty:
+                if patience.left() > 0:
+                    continue
+                log.warning("Worker process %s %s: it is killed.", self.pid, patience.judge())
+                self._lost = True
+                self._process.kill()
+                return None
+            if message is None or "alive" not in message:
+                patience.progress()
+                return message
+            patience.alive()
 
     @staticmethod
     def _close_pipe(pipe) -> None:
@@ -214,6 +248,41 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             return "its output is closed"
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+class _Patience:
+    """How long a worker may still be waited for.
+
+    Attributes:
+        lost: why it was given up, in words; empty as long as it was not.
+    """
+
+    def __init__(self, silent_s: float, stall_s: float):
+        self._silent_s, self._stall_s = silent_s, stall_s
+        self.lost = ""
+        self.progress()
+
+    def alive(self) -> None:
+        """It breathes, and may be stuck all the same."""
+        self._heard = time.monotonic()
+
+    def progress(self) -> None:
+        """It has got something done."""
+        self._heard = self._moved = time.monotonic()
+
+    def left(self) -> float:
+        """Seconds, from 0."""
+        return max(0.0, min(self._heard + self._silent_s, self._moved + self._stall_s) - time.monotonic())
+
+    def judge(self) -> str:
+        """Give it up."""
+        silent = time.monotonic() - self._heard >= self._silent_s
+        self.lost = (
+            f"gave no sign of life for {self._silent_s:.0f} s"
+            if silent
+            else f"got nothing done for {self._stall_s:.0f} s (generation.stall_seconds)"
+        )
+        return self.lost
 
 
 def _error(described: dict, shard: int | None = None) -> Exception:

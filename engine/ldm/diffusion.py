@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
+from engine.ldm.compiled import CompiledDenoiser
 from engine.ldm.device import choose_device
 from engine.ldm.families import Entry
 from engine.ldm.families.conditioning import Conditioning
@@ -48,8 +50,9 @@ class LatentDiffusion:
         self.latent_channels: int = self.denoiser.config.in_channels
         self.taps: tuple[Tap, ...] = measure_taps(self.denoiser.config, self.latent_stride, which, self.family)
         self.tapped = which
-        self._prompt_cache: dict[str, Conditioning] = {}
+        self._prompt_cache: dict[tuple[int | None, str], Conditioning] = {}
         self._prompt_bytes = 0
+        self._compiled: CompiledDenoiser | None = None
 
     @property
     def tokenizer(self):
@@ -75,17 +78,26 @@ class LatentDiffusion:
         """Record the tapped features of the calls made inside; see `engine.ldm.taps.capture`."""
         return capture(self.denoiser, self.tapped)
 
-    @torch.no_grad()
     def encode_images(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """Images -> latents (B, C, H/s, W/s). With generators (one an image) a KL encoder is sampled, else its mode."""
+        return self.draw_latents(self.encode_moments(pixels), generators)
+
+    @torch.no_grad()
+    def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images -> mean and standard deviation (B, C, H/s, W/s) float32 of their latents, not yet scaled; no deviation
+        where the encoder is not a KL encoder. It is the same for every item that starts from an image."""
         encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
         if hasattr(encoded, "latents"):
-            latents = encoded.latents.float()
-        elif generators is None:
-            latents = encoded.latent_dist.mode().float()
-        else:
-            mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
-            latents = mean + std * draw_noise(mean.shape[1:], generators).to(mean)
+            return encoded.latents.float(), None
+        return encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
+
+    def draw_latents(
+        self, moments: tuple[Tensor, Tensor | None], generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:
+        """What `encode_moments` gave -> latents (B, C, h, w); see `encode_images`."""
+        latents, std = moments
+        if std is not None and generators is not None:
+            latents = latents + std * draw_noise(latents.shape[1:], generators).to(latents)
         return latents * self.vae.config.scaling_factor
 
     @torch.no_grad()
@@ -95,17 +107,37 @@ class LatentDiffusion:
         return self.vae.decode(latents).sample.float().clamp(-1, 1)
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Texts -> what the denoiser is told of them, a row each; repeated texts are encoded once."""
-        missing = [text for text in dict.fromkeys(prompts) if text not in self._prompt_cache]
-        if missing:
-            if self._prompt_bytes > _REMEMBERED_BYTES:
-                self._prompt_cache.clear()
-                self._prompt_bytes, missing = 0, list(dict.fromkeys(prompts))
-            encoded = self.family.encode(self.pipeline, missing, self.device).to(self.device, self.dtype)
-            self._prompt_bytes += sum(t.numel() * t.element_size() for t in encoded.tensors.values())
-            self._prompt_cache.update(zip(missing, encoded.rows(), strict=True))
-        return Conditioning.stack([self._prompt_cache[text] for text in prompts])
+    def encode_prompts(self, prompts: Sequence[str], rows_per_call: int | None = None) -> Conditioning:
+        """Texts -> what the denoiser is told of them, a row each; repeated texts are encoded once.
+
+        Args:
+            rows_per_call: texts that each call of the text encoder gets, the last one repeated where there are fewer,
+                so that what a text gives does not depend on the others; None for one call of any number.
+        """
+        wanted = [(rows_per_call, text) for text in prompts]
+        missing = [text for key, text in dict.fromkeys(wanted) if (key, text) not in self._prompt_cache]
+        if missing and self._prompt_bytes > _REMEMBERED_BYTES:
+            self._prompt_cache.clear()
+            self._prompt_bytes, missing = 0, list(dict.fromkeys(prompts))
+        for start in range(0, len(missing), rows_per_call or max(1, len(missing))):
+            self._remember(missing[start : start + (rows_per_call or len(missing))], rows_per_call)
+        return Conditioning.stack([self._prompt_cache[key] for key in wanted])
+
+    @torch.no_grad()
+    def prepare_prompts(self, wanted: Sequence[str], upcoming: Iterable[str], rows_per_call: int) -> None:
+        """Have texts encoded that will be wanted now, and further ones where the call of the text encoder has room."""
+        if all((rows_per_call, text) in self._prompt_cache for text in wanted):
+            return
+        new = (t for t in dict.fromkeys([*wanted, *upcoming]) if (rows_per_call, t) not in self._prompt_cache)
+        self._remember(list(itertools.islice(new, rows_per_call)), rows_per_call)
+
+    def _remember(self, texts: Sequence[str], rows_per_call: int | None) -> None:
+        padded = [*texts, *[texts[-1]] * ((rows_per_call or len(texts)) - len(texts))]
+        rows = self.family.encode(self.pipeline, padded, self.device).to(self.device, self.dtype).rows()
+        for text, row in zip(texts, rows, strict=False):
+            kept = Conditioning({name: tensor.clone() for name, tensor in row.tensors.items()})
+            self._prompt_cache[rows_per_call, text] = kept
+            self._prompt_bytes += sum(t.numel() * t.element_size() for t in kept.tensors.values())
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Latents with the noise of timesteps (B,). In float32: in bfloat16 the noise of t = 1 rounds to none."""
@@ -121,15 +153,45 @@ class LatentDiffusion:
             latents: (B, C, h, w); timesteps: (B,) int64; conditioning: B rows.
             guidance: (B,) scales for a model that `embeds_guidance`, none of them for 1; ignored by others.
         """
-        embedded = None
-        if self.embeds_guidance:
-            scales = torch.ones(len(latents)) if guidance is None else guidance.float().cpu()
-            width = self.denoiser.config.time_cond_proj_dim
-            embedded = self.pipeline.get_guidance_scale_embedding(scales - 1, width).to(self.device, self.dtype)
+        embedded = self._embedded_guidance(len(latents), guidance)
         predicted = self.family.predict(
             self.denoiser, latents.to(self.dtype), timesteps, conditioning, self.latent_stride, embedded
         )
         return predicted.float()
+
+    def denoise_and_read(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        guidance: Tensor | None,
+        rows: Sequence[int],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`denoise`, and the taps of some of the call's rows, finest level first; compiled where `compile` was called."""
+        if self._compiled is None and not rows:
+            return self.denoise(latents, timesteps, conditioning, guidance), []
+        if self._compiled is None:
+            with self.capture() as record:
+                predicted = self.denoise(latents, timesteps, conditioning, guidance)
+            return predicted, record.grouped(rows)
+        embedded = self._embedded_guidance(len(latents), guidance)
+        predicted, record = self._compiled(latents.to(self.dtype), timesteps, conditioning, embedded)
+        return predicted.float(), record.grouped(rows) if rows else []
+
+    def compile(self) -> None:
+        """Have `denoise_and_read` run compiled code, made at its first call for each shape: minutes each.
+
+        Raises (at that call):
+            ModelError: it cannot be compiled here.
+        """
+        self._compiled = CompiledDenoiser(self.denoiser, self.family, self.latent_stride, self.tapped)
+
+    def _embedded_guidance(self, rows: int, guidance: Tensor | None) -> Tensor | None:
+        if not self.embeds_guidance:
+            return None
+        scales = torch.ones(rows) if guidance is None else guidance.float().cpu()
+        width = self.denoiser.config.time_cond_proj_dim
+        return self.pipeline.get_guidance_scale_embedding(scales - 1, width).to(self.device, self.dtype)
 
     @torch.no_grad()
     def features(

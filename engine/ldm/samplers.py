@@ -47,32 +47,37 @@ class Schedule:
             return index < len(self.timesteps) - 1
         return self.sampler == "ddim" and eta > 0
 
-    def step(self, index: int, predicted: Tensor, latents: Tensor, eta: Tensor, noise: Tensor) -> Tensor:
+    def step(self, index: Tensor, predicted: Tensor, latents: Tensor, eta: Tensor, noise: Tensor) -> Tensor:
         """Latents (B, C, h, w) one step on, from what the model predicted of them.
 
         Args:
+            index: (B,) int64, each row's own step.
             eta: (B,) of DDIM; the other samplers have none.
             noise: (B, C, h, w) for the items that `draws_noise`, zeros for others.
         """
-        alpha, target = self.alphas[index].to(latents), self.alphas[index + 1].to(latents)
+        alpha, target = _rows(self.alphas[index], latents), _rows(self.alphas[index + 1], latents)
         if self.prediction_type == "v_prediction":
             clean = alpha.sqrt() * latents - (1 - alpha).sqrt() * predicted
             old_noise = alpha.sqrt() * predicted + (1 - alpha).sqrt() * latents
         else:
             clean, old_noise = (latents - (1 - alpha).sqrt() * predicted) / alpha.sqrt(), predicted
         if self.sampler == "lcm":
-            skip, out = self.boundary[index]
-            clean = out * clean + skip * latents
-            last = index == len(self.timesteps) - 1
-            return clean if last else target.sqrt() * clean + (1 - target).sqrt() * noise
+            # Behind the last step alpha_bar is 1 and there is no noise: the clean latents themselves.
+            skip, out = (_rows(weights, latents) for weights in torch.tensor(self.boundary)[index.cpu()].unbind(1))
+            return target.sqrt() * (out * clean + skip * latents) + (1 - target).sqrt() * noise
         if self.sampler == "euler_trailing":
             # One Euler step of the probability flow in sigma = sqrt((1 - a) / a) is DDIM without noise.
             return target.sqrt() * clean + (1 - target).sqrt() * old_noise
         # DDIM (Song et al. 2021, eq. 12 and 16).
         variance = (1 - target) / (1 - alpha) * (1 - alpha / target)
-        deviation = eta.to(latents)[:, None, None, None] * variance.clamp(min=0).sqrt()
+        deviation = _rows(eta, latents) * variance.clamp(min=0).sqrt()
         direction = (1 - target - deviation.square()).clamp(min=0).sqrt() * old_noise
         return target.sqrt() * clean + direction + deviation * noise
+
+
+def _rows(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1), one value a row of images or latents."""
+    return values.to(like)[:, None, None, None]
 
 
 def schedule_config(scheduler: SchedulerMixin) -> dict:

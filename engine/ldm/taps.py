@@ -10,7 +10,7 @@ and resampled to a pyramid that begins at the latent's own stride, as ViTDet doe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -39,11 +39,18 @@ class Capture:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     latent_size: tuple[int, int] | None = None  # of a transformer's input, whose blocks return tokens
 
-    def grouped(self) -> list[Tensor]:
-        """One tensor (B, C, h, w) per spatial size, finest first; blocks concatenated in call order."""
+    def grouped(self, rows: Sequence[int] | None = None) -> list[Tensor]:
+        """One tensor (B, C, h, w) per spatial size, finest first; blocks concatenated in call order.
+
+        Args:
+            rows: which rows of the call, None for all; the others are not copied.
+        """
         if self.latent_size is not None:
-            return self._pyramid(torch.cat(list(self.outputs.values()), dim=1))
-        return [torch.cat([self.outputs[name] for name in names], dim=1) for names in self.names()]
+            # Resampled for all rows: how a kernel rounds may depend on their number.
+            levels = self._pyramid(torch.cat(list(self.outputs.values()), dim=1))
+            return levels if rows is None else [level[list(rows)] for level in levels]
+        chosen = self.outputs if rows is None else {name: out[list(rows)] for name, out in self.outputs.items()}
+        return [torch.cat([chosen[name] for name in names], dim=1) for names in self.names()]
 
     def names(self) -> list[list[str]]:
         """The blocks behind each of the levels of `grouped`."""

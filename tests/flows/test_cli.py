@@ -22,12 +22,14 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "demo": ("--out", "--seed"),
     "import": ("--format",),
+    "export": ("--format", "--all", "--ignore-regions", "--link", "--shard-images", "--shard-mb"),
     "validate": (),
     "world": ("--out",),
     "train-ldm": ("--out",),
     "adapt-ldm": ("--data", "--ldm", "--out"),
     "train-adapter": ("--data", "--ldm", "--out"),
     "adapter-report": ("--adapter", "--data", "--ldm", "--out", "--images", "--no-record", "--seed"),
+    "plan": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed", "--calibrate", "--json"),
     "generate": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed", "--store"),
     "resume": ("--workers", "--verify"),
     "verify": ("--store",),
@@ -74,7 +76,7 @@ def test_every_command_explains_itself_with_an_example(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "world", "adapt-ldm", "train-adapter", "adapter-report", "generate", "review", "compare"]
+    "name", ["demo", "world", "adapt-ldm", "train-adapter", "adapter-report", "plan", "generate", "review", "compare"]
 )
 def test_commands_with_settings_take_params_and_set(name):
     assert all(option in run(name, "--help").output for option in ("--params", "--set"))
@@ -255,3 +257,13 @@ def test_world_import_and_validate_work_together(tmp_path, monkeypatch):
     os.remove("copy/images/" + sorted(os.listdir("copy/images"))[0])
     broken = run("validate", "copy")
     assert broken.exit_code == 2 and "error" in broken.stdout and "cannot be used" in broken.stderr
+
+
+def test_export_says_what_it_wrote_and_never_overwrites(tmp_path):
+    data, out = str(tmp_path / "data"), str(tmp_path / "out")
+    assert run("world", "--out", data, "--train", "2", "--val", "1", "--test", "1").exit_code == 0
+    result = run("export", data, out, "--format", "yolo")
+    assert result.exit_code == 0 and "train: 2 images" in result.stdout and "test: 1 images" in result.stdout
+    result = run("export", data, out, "--format", "yolo")
+    assert (result.exit_code, result.stdout) == (2, "") and "never overwrites" in result.stderr
+    assert run("export", data, str(tmp_path / "else"), "--format", "csv").exit_code == 2

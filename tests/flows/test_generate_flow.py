@@ -1,84 +1,18 @@
 """The real flow with Prefect's server and real worker processes; only the drawer is a stand-in."""
+# ruff: noqa: F811
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from generation_workspace import last_flow_state, wait_for, workspace  # noqa: F401
 
-STAND_IN = Path(__file__).parents[1] / "engine" / "generation"
-sys.path.append(str(STAND_IN))
-
-from PIL import Image  # noqa: E402
-
-from engine.data.dataset import write_dataset  # noqa: E402
-from engine.data.records import Annotation, Category, ImageRecord  # noqa: E402
-from engine.errors import ModelError, RunConflict, RunFailed  # noqa: E402
+from engine.errors import ModelError, RunConflict, RunFailed
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-FAST = ["generation.shard_size=4", "generation.batch_size=2", "ldm.device=cpu"]
-
-
-@dataclass
-class Workspace:
-    """A dataset, a drawer's folder with its behaviour, and an output folder."""
-
-    root: Path
-
-    def behave(self, **behaviour) -> None:
-        (self.root / "adapter" / "behaviour.json").write_text(json.dumps(behaviour))
-
-    def run(self, images=10, workers=2, ldm="stub", overrides=(), **options):
-        from flows.generate_coco_de import generate_coco_de
-
-        folders = [str(self.root / name) for name in ("data", "adapter", "out")]
-        return generate_coco_de(
-            folders[0],
-            ldm,
-            *folders[1:],
-            images,
-            workers=workers,
-            fiftyone="off",
-            overrides=[*FAST, "ldm.resolution=32", *overrides],
-            record=False,
-            **options,
-        )
-
-    def drawn(self) -> list[int]:
-        """Items drawn since the last call, in order of their numbers."""
-        log = self.root / "adapter" / "drawn.log"
-        lines = log.read_text().splitlines() if log.exists() else []
-        log.unlink(missing_ok=True)
-        return sorted(int(word) for line in lines for word in line.split()[:-1])
-
-    def digest(self) -> str:
-        return hashlib.sha256((self.root / "out" / "annotations.json").read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch) -> Workspace:
-    import tasks.generate
-
-    monkeypatch.chdir(tmp_path)  # no params.yaml, no dvc.yaml
-    root = str(Path(__file__).parents[2])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, str(STAND_IN)]))
-    monkeypatch.setattr(tasks.generate, "LOADER", "stub_drawer:load")
-    monkeypatch.setattr(tasks.generate.draw_shard, "retry_delay_seconds", 0.1)
-    (tmp_path / "adapter").mkdir()
-    images, boxes = [], []
-    (tmp_path / "data" / "images").mkdir(parents=True)
-    for i in range(1, 4):
-        Image.new("RGB", (44, 32), (i * 40, 0, 0)).save(tmp_path / "data" / "images" / f"{i}.png")
-        images.append(ImageRecord(i, f"{i}.png", 44, 32, {}))
-        boxes.append(Annotation(i, i, 2, (2.0, 3.0, 10.0, 9.0), 90.0, 0, {}))
-    write_dataset(tmp_path / "data", "train", images, boxes, [Category(i, f"class{i}") for i in (2, 5, 9)])
-    return Workspace(tmp_path)
 
 
 def artifacts() -> list:
@@ -159,9 +93,43 @@ def test_a_users_mistake_is_not_tried_again(workspace):
     assert len(workspace.drawn()) == 2  # one batch: no second attempt, no further shard
 
 
-def last_flow_state() -> str:
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.sorting import FlowRunSort
+def test_two_flows_never_draw_on_one_gpu_at_the_same_time(workspace, monkeypatch, caplog):
+    """With a GPU that there is not: the stand-in needs none, its worker processes say when they draw."""
+    import tasks.slots
 
-    with get_client(sync_client=True) as client:
-        return client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0].state_type.value
+    monkeypatch.setattr(tasks.slots, "gpus_for", lambda settings, workers: ["7"])
+    workspace.behave(sleep_s=0.3)
+    with ThreadPoolExecutor(2) as threads:
+        runs = [threads.submit(workspace.run, workers=1, out=out) for out in ("out", "other")]
+        assert runs[0].result() == runs[1].result()
+    drew = [line.split()[-1] for line in (workspace.root / "adapter" / "drawn.log").read_text().splitlines()]
+    first, second = dict.fromkeys(drew)
+    assert drew == [first] * drew.count(first) + [second] * drew.count(second)
+    assert "Other flows draw on the GPUs of this machine: waiting for 1 of 7" in caplog.text
+
+
+def test_flows_with_a_gpu_each_run_side_by_side(workspace, monkeypatch):
+    from tasks.gpus import own_gpus
+
+    with own_gpus(["5", "6"], 1) as mine, own_gpus(["5", "6"], 1) as others:
+        assert mine + others == ["5", "6"]
+    with own_gpus(["5", "6"], 2) as both:
+        assert both == ["5", "6"]
+
+
+@pytest.mark.slow
+def test_a_killed_flow_is_taken_up_where_it_was(workspace):
+    workspace.run(images=24, out="unbroken")
+    workspace.drawn()
+    workspace.behave(sleep_s=0.3)
+    run = workspace.start(images=24)
+    wait_for(lambda: workspace.committed() >= 2)
+    run.kill()
+    run.wait()
+    kept = workspace.committed()
+    assert 2 <= kept < 6
+    workspace.behave()
+    workspace.drawn()
+    workspace.run(images=24)
+    assert len(workspace.drawn()) == 24 - 4 * kept
+    assert workspace.files() == workspace.files("unbroken")

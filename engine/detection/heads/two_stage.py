@@ -40,9 +40,9 @@ class TwoStageHead(nn.Module):
         super().__init__()
         width, names = settings.width, [str(i) for i in range(len(strides))]
         anchors = _Anchors(strides)
-        self.proposals = _Proposals(
+        self.proposals = Proposals(
             anchors,
-            _ProposalHead(width, anchors.num_anchors_per_location()[0]),
+            ProposalHead(width, anchors.num_anchors_per_location()[0]),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=SAMPLED_ANCHORS,
@@ -58,10 +58,10 @@ class TwoStageHead(nn.Module):
                 "mask_head": MaskRCNNHeads(width, (width,) * settings.convs, 1),
                 "mask_predictor": MaskRCNNPredictor(width, width, num_classes + 1),
             }
-        self.regions = _Regions(
+        self.regions = Regions(
             _pool(names, strides, 7),
             TwoMLPHead(width * 7 * 7, 4 * width),
-            _Predictor(4 * width, num_classes + 1),  # class 0 is the background
+            Predictor(4 * width, num_classes + 1),  # class 0 is the background
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=SAMPLED_PROPOSALS,
@@ -114,7 +114,7 @@ class _Anchors(AnchorGenerator):
         return [anchors] * len(images.image_sizes)
 
 
-class _ProposalHead(RPNHead):
+class ProposalHead(RPNHead):
     """In float32 whatever autocast says: torchvision rounds anchors to the offsets' dtype, in bfloat16 to 2 pixels."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -122,7 +122,7 @@ class _ProposalHead(RPNHead):
         return [s.float() for s in scores], [o.float() for o in offsets]
 
 
-class _Predictor(FastRCNNPredictor):
+class Predictor(FastRCNNPredictor):
     """In float32 whatever autocast says, for the same reason."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +130,9 @@ class _Predictor(FastRCNNPredictor):
         return scores.float(), offsets.float()
 
 
-class _Proposals(RegionProposalNetwork):
+class Proposals(RegionProposalNetwork):
+    """Takes no background from ignore regions; targets carry them as "ignore" (M, 4) XYXY."""
+
     def assign_targets_to_anchors(self, anchors, targets):
         labels, boxes = super().assign_targets_to_anchors(anchors, targets)
         for label, places, truth in zip(labels, anchors, targets, strict=True):
@@ -144,7 +146,14 @@ class _Proposals(RegionProposalNetwork):
         return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
 
 
-class _Regions(RoIHeads):
+class Regions(RoIHeads):
+    """Takes no sample from ignore regions; targets carry them as "ignore" (M, 4) XYXY."""
+
+    def forward(self, features, proposals, image_shapes, targets=None):
+        if self.training:
+            return [], self.loss(features, proposals, image_shapes, targets)
+        return super().forward(features, proposals, image_shapes)
+
     def select_training_samples(self, proposals, targets):
         kept = [
             places[~in_ignore_region(places, truth["ignore"], truth["boxes"])]

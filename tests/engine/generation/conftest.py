@@ -31,7 +31,7 @@ def write_source(folder: Path, captions=("", "", "", "", "")) -> Path:
 
 def make_settings(**generation) -> Settings:
     values = {"shard_size": 5, "batch_size": 4, "ignore_threshold": 0.2, "score_threshold": 0.4} | generation
-    return Settings(ldm=LdmSettings(resolution=32), generation=GenerationSettings(**values))
+    return Settings(ldm=LdmSettings(resolution=32, device="cpu"), generation=GenerationSettings(**values))
 
 
 @dataclasses.dataclass

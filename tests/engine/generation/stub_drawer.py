@@ -1,7 +1,8 @@
 """A drawer without models: image and boxes are functions of the item's seed. It misbehaves on request.
 
 Requests are in `behaviour.json` in the adapter's folder, which is not part of the identity:
-raise_items: {item: text}; raise_batches: true; die_items: [item], each once; sleep_s: per batch.
+raise_items: {item: text}; fits: number of items in flight that memory holds; die_items: [item], each once;
+sleep_s: per batch; hang_items: [item], each once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import ModelError
+from engine.generation.room import Room, draw_in_room
 
 CATEGORY_IDS = (2, 5, 9)
 LOADER = "stub_drawer:load"
@@ -34,18 +36,31 @@ class StubDrawer:
         self.adapter = Path(adapter)
         self.identity = identity or {"ldm": {"id": "stub", "multiple": 16}, "adapter": {"sha256": "a" * 64}}
         path = self.adapter / "behaviour.json"
+        self.room = Room()
         self.behaviour = json.loads(path.read_text()) if path.exists() else {}
 
-    def draw(self, items):
+    def draw(self, items, batch_size):
         print("a library that talks")
-        with open(self.adapter / "drawn.log", "a") as log:
-            log.write(" ".join(str(item.item) for item in items) + f" {os.getpid()}\n")
-        time.sleep(self.behaviour.get("sleep_s", 0))
-        if self.behaviour.get("raise_batches") and len(items) > 1:
-            raise MemoryError("batch too large")
-        for item in items:
+        return draw_in_room(self._draw, items, batch_size, 1, self.room)
+
+    def _draw(self, items, in_flight, rows):
+        for start in range(0, len(items), in_flight):
+            batch = items[start : start + in_flight]
+            with open(self.adapter / "drawn.log", "a") as log:
+                log.write(" ".join(str(item.item) for item in batch) + f" {os.getpid()}\n")
+            time.sleep(self.behaviour.get("sleep_s", 0))
+            if len(batch) > self.behaviour.get("fits", in_flight):
+                raise MemoryError("batch too large")
+            yield from [self._draw_or_misbehave(item) for item in batch]
+
+    def _draw_or_misbehave(self, item):
+        try:
             self._misbehave(item.item)
-        return [draw_one(item) for item in items]
+        except ValueError as error:
+            if isinstance(error, ModelError):
+                raise
+            return error
+        return draw_one(item)
 
     def _misbehave(self, number: int) -> None:
         if str(number) in self.behaviour.get("raise_items", {}):
@@ -57,6 +72,11 @@ class StubDrawer:
             if not mark.exists() or self.behaviour.get("die_always"):
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if number in self.behaviour.get("hang_items", []):
+            mark = self.adapter / f"hung-{number}"
+            if not mark.exists():
+                mark.touch()
+                time.sleep(3600)
 
 
 def draw_one(item) -> Drawn:

@@ -119,7 +119,7 @@ def test_a_full_disk_fails_the_shard_and_leaves_the_others(bench, unbroken, monk
     with pytest.raises(RunFailed, match="shard 1: OSError.*No space left.*same command again"):
         bench.generate()
     out = bench.root / "out"
-    assert len(written) == 9  # no further shard was begun, nothing tried again
+    assert len(written) == 9  # no further shard was begun, nothing tried again, nothing written behind the error
     assert [entry.name for entry in (out / "shards").iterdir()] == ["00000"]
     monkeypatch.undo()
     bench.drawn()
@@ -153,9 +153,21 @@ def test_too_many_failed_items_fail_the_run_and_are_tried_again(bench, unbroken)
     assert bench.drawn() == [6, 7, 8, 9, 10]
 
 
-def test_a_batch_that_is_too_large_is_halved(bench, unbroken):
-    bench.behave(raise_batches=True)
-    assert result(bench.generate(batch_size=4)) == result(unbroken)
+def test_out_of_memory_halves_what_is_in_flight_and_says_so(bench, unbroken, caplog):
+    bench.behave(fits=1)
+    with caplog.at_level(logging.WARNING):
+        assert result(bench.generate(batch_size=4)) == result(unbroken)
+    told = [text for text in caplog.messages if "Out of memory" in text]
+    assert len(told) == 2 and "4 images in flight: it goes on with 2" in told[0] and "MemoryError" in told[0]
+    drawn = bench.drawn()
+    assert drawn[:7] == [1, 2, 3, 4, 1, 2, 1] and drawn[7:] == list(range(2, 18))  # and it is not forgotten
+
+
+def test_too_little_memory_for_one_image_fails_the_shard_and_not_the_item(bench):
+    bench.behave(fits=0)
+    with pytest.raises(RunFailed, match="shard 0: RunFailed: Out of memory with a single image"):
+        bench.generate()
+    assert not list((bench.root / "out" / "shards").iterdir())
 
 
 def test_an_error_of_the_model_ends_the_run_at_once(bench):

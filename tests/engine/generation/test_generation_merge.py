@@ -14,7 +14,17 @@ from engine.generation.merge import merge
 from engine.generation.plan_file import load_plan
 from engine.generation.run import generate, verify
 
-OF_THE_ITEM = ("item", "source_image_id", "seed", "strength", "guidance_scale", "eta", "prompt", "negative_prompt")
+OF_THE_ITEM = (
+    "item",
+    "mode",
+    "source_image_id",
+    "seed",
+    "strength",
+    "guidance_scale",
+    "eta",
+    "prompt",
+    "negative_prompt",
+)
 
 
 def test_the_folder_keeps_the_dataset_contract(unbroken):

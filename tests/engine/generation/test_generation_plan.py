@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import make_settings, write_source
 
 from engine.data.dataset import read_dataset, subset
 from engine.errors import ConfigError, DatasetError, RunConflict
+from engine.generation.items_file import is_items, write_items
 from engine.generation.plan import make_plan
 from engine.generation.plan_file import load_plan, prepare
 from engine.generation.prompts import template
+from engine.generation.store import open_store
 
 IDENTITY = {"ldm": {"id": "stub", "multiple": 16}, "adapter": {"sha256": "a"}}
 
@@ -53,6 +58,15 @@ def test_an_item_keeps_its_seed_when_more_images_are_wanted(source):
     assert plan_of(source, images=23).items == plan_of(source, images=60).items[:23]
 
 
+def test_an_item_holds_plain_values_that_json_takes(source):
+    item = plan_of(source).item(23)
+    assert json.loads(json.dumps(vars(item))) == vars(item)
+    assert [type(value) for value in vars(item).values()] == [int, int, str, str, str, int, *[float] * 3, int, int, str]
+    for number in (0, -1, 24):
+        with pytest.raises(ValueError, match="not one of the plan's 23"):
+            plan_of(source).item(number)
+
+
 def test_another_run_seed_gives_other_seeds_and_another_order(source):
     first, second = plan_of(source, seed=3), plan_of(source, seed=4)
     assert not {item.seed for item in first.items} & {item.seed for item in second.items}
@@ -77,6 +91,11 @@ def test_the_digest_follows_what_changes_pixels_or_labels(source, tmp_path):
         plan_of(source, identity=IDENTITY | {"adapter": {"sha256": "b"}}),
         plan_of(source, score_threshold=0.5),
         plan_of(source, style="snow"),
+        plan_of(source, styles=("snow",)),
+        plan_of(source, text_to_image=0.5),
+        plan_of(source, variants_per_image=5),
+        plan_of(source, class_weights=("class2=2",)),
+        plan_of(source, balance="rarity"),
         plan_of(source, jpeg_quality=90),
         plan_of(relabelled),
     ]
@@ -161,10 +180,11 @@ def _edited(content: bytes, **changes) -> bytes:
         (lambda content: b"[]", "damaged"),
         (lambda content: _edited(content, shard_size=0), "shard_size is 0"),
         (lambda content: _edited(content, shard_size="5"), "shard_size is '5'"),
-        (lambda content: _edited(content, rows=[]), "digest"),
-        (lambda content: _edited(content, rows=None), "damaged"),
+        (lambda content: _edited(content, categories=[]), "digest"),
+        (lambda content: _edited(content, prompts=None), "damaged"),
+        (lambda content: _edited(content, items_sha256=None), "items_sha256 is no text"),
         (lambda content: content.replace(b'"seed":3', b'"seed":4'), "digest"),
-        (lambda content: _edited(content, version=2), "version 2"),
+        (lambda content: _edited(content, version=1), "version 1"),
     ],
 )
 def test_a_damaged_plan_is_not_believed(source, tmp_path, damage, word):
@@ -179,3 +199,100 @@ def test_a_damaged_plan_is_not_believed(source, tmp_path, damage, word):
 def test_no_plan_at_all(tmp_path):
     with pytest.raises(DatasetError, match="holds no plan"):
         load_plan(tmp_path)
+
+
+def _npz() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, rows=np.zeros(3))
+    return buffer.getvalue()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+class _Trap:
+    def __reduce__(self):
+        return Path.touch, (Path("unpickled"),)
+
+
+def _pointing_outside(content: bytes) -> bytes:
+    rows = np.load(io.BytesIO(content))
+    rows["prompt"][-1] = 1000
+    return _npy(rows)
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "truncated": lambda content: content[:-1],
+    "longer": lambda content: content + b"x",
+    "header cut": lambda content: content[:40],
+    "no npy": lambda content: b"{}" * 100,
+    "npz": lambda content: _npz(),
+    "other columns": lambda content: _npy(np.zeros(23)),
+    "no rows": lambda content: _npy(np.load(io.BytesIO(content))[:0]),
+    "pickled": lambda content: _npy(np.array([_Trap()] * 23, dtype=object)),
+    "flipped bit": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+    "points outside": _pointing_outside,
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "believed"),
+    # Bytes behind a whole table are seen by the sha256 alone, and change nothing.
+    [(damage, believed) for damage in DAMAGE for believed in (False, True) if (damage, believed) != ("longer", True)],
+)
+def test_a_damaged_table_of_items_is_not_believed(source, tmp_path, monkeypatch, damage, believed):
+    monkeypatch.chdir(tmp_path)
+    prepare(source, tmp_path, 23, 3, make_settings(), IDENTITY)
+    path = tmp_path / "items.npy"
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    if believed:
+        forged = hashlib.sha256(path.read_bytes()).hexdigest()
+        (tmp_path / "plan.json").write_bytes(_edited((tmp_path / "plan.json").read_bytes(), items_sha256=forged))
+    with pytest.raises(DatasetError) as caught:
+        load_plan(tmp_path)
+    own_digest = believed and damage == "flipped bit"  # a whole table: only the plan's digest tells
+    assert str(tmp_path / ("plan.json" if own_digest else "items.npy")) in str(caught.value)
+    assert not Path("unpickled").exists()
+
+
+def test_a_missing_table_of_items_is_named(source, tmp_path):
+    prepare(source, tmp_path, 23, 3, make_settings(), IDENTITY)
+    (tmp_path / "items.npy").unlink()
+    with pytest.raises(DatasetError, match=r"items\.npy is damaged \(it cannot be read"):
+        load_plan(tmp_path)
+
+
+def test_a_plan_that_was_cut_off_is_made_again_and_foreign_tables_stay(source, tmp_path):
+    prepare(source, tmp_path, 23, 3, make_settings(), IDENTITY)
+    (tmp_path / "plan.json").unlink()
+    again = prepare(source, tmp_path, 10, 4, make_settings(), IDENTITY)
+    assert load_plan(tmp_path) == again and again.images == 10
+    (tmp_path / "mine").mkdir()
+    np.save(tmp_path / "mine" / "items.npy", np.arange(5))
+    with pytest.raises(RunConflict, match=r"not empty \(items\.npy\)"):
+        prepare(source, tmp_path / "mine", 23, 3, make_settings(), IDENTITY)
+    assert np.load(tmp_path / "mine" / "items.npy").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_loaded_plan_is_mapped_and_cannot_be_changed(source, tmp_path):
+    made = prepare(source, tmp_path, 23, 3, make_settings(), IDENTITY)
+    loaded = load_plan(tmp_path)
+    assert isinstance(loaded.rows.base, np.memmap) and is_items(open_store(tmp_path))
+    for plan in (made, loaded):
+        with pytest.raises(ValueError, match="read-only"):
+            plan.rows["seed"][0] = 1
+
+
+def test_the_table_is_numpys_own_format_and_the_same_on_every_machine(source, tmp_path):
+    ranges = {"strength_min": 0.3, "strength_max": 0.7, "guidance_min": 1.0, "guidance_max": 3.0, "eta_min": 0.1}
+    plan = plan_of(source, **ranges, eta_max=0.4, styles=("x", "y"), text_to_image=0.2)
+    write_items(open_store(tmp_path), plan.rows)
+    assert (tmp_path / "items.npy").read_bytes() == _npy(plan.rows)
+    assert (
+        hashlib.sha256(plan.rows.tobytes()).hexdigest()
+        == "1cd27e89104bc975b7b932877899a3c84161797e61aa7a8e1fd39d9e4a215c5b"
+    )

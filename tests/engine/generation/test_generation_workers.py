@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from engine.generation.lock import Busy, lock
 from engine.generation.plan_file import prepare
 from engine.generation.run import merge, pending_shards, run_shard, verify
 from engine.generation.source import DrawerSource
-from engine.generation.worker_process import ShardFailed, WorkerDied, WorkerProcess
+from engine.generation.worker_process import SILENT_S, ShardFailed, WorkerDied, WorkerNotStarted, WorkerProcess
 
 # Generates into FOLDER/out, as a program of its own that can be killed.
 PROGRAM = """
@@ -57,8 +58,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def worker_of(bench, out: Path, **generation) -> WorkerProcess:
-    return WorkerProcess(DrawerSource(bench.data, "stub", bench.adapter, make_settings(**generation), LOADER), out)
+def worker_of(bench, out: Path, silent_s=SILENT_S, **generation) -> WorkerProcess:
+    source = DrawerSource(bench.data, "stub", bench.adapter, make_settings(**generation), LOADER)
+    return WorkerProcess(source, out, silent_s=silent_s)
 
 
 def planned(bench, **generation) -> Path:
@@ -171,6 +173,49 @@ def test_a_worker_outlives_the_thread_that_had_to_start_it_again(bench):
         second = worker.pid
         time.sleep(0.2)  # the kernel would have ended it by now
         assert alive(second) and worker.run(2).planned == 5 and worker.pid == second
+
+
+def test_a_frozen_worker_is_killed_and_its_shard_drawn_by_a_new_one(bench, unbroken, caplog):
+    out = planned(bench)
+    bench.behave(sleep_s=0.3)
+    with worker_of(bench, out, silent_s=10) as worker:
+        with ThreadPoolExecutor(1) as thread:
+            running = thread.submit(worker.run, 0)
+            (frozen,) = wait_for(lambda: pids(bench))
+            os.kill(frozen, signal.SIGSTOP)
+            with pytest.raises(WorkerDied, match=r"no sign of life for 10 s in shard 0 \(signal 9\)"):
+                running.result(120)
+        assert f"Worker process {frozen} gave no sign of life for 10 s: it is killed" in caplog.text
+        assert not alive(frozen)  # it held the lock of the shard
+        bench.behave()
+        for shard in range(4):
+            worker.run(shard)
+        assert worker.pid != frozen
+    merge(out)
+    assert result(out) == result(unbroken)
+
+
+def test_a_worker_that_breathes_but_gets_nothing_done_is_killed(bench, unbroken, caplog):
+    bench.behave(hang_items=[9])
+    out = bench.generate(workers=2, stall_seconds=5)
+    assert "got nothing done for 5 s (generation.stall_seconds)" in caplog.text
+    assert result(out) == result(unbroken) and len(pids(bench)) == 3
+
+
+def test_slow_is_not_stuck(bench):
+    """Progress and signs of life count, not the time that a shard takes."""
+    out = planned(bench, batch_size=1)
+    bench.behave(sleep_s=1.5)
+    with worker_of(bench, out, silent_s=6, stall_seconds=5) as worker:
+        assert worker.run(0).planned == 5
+
+
+def test_a_worker_that_never_gets_ready_is_given_up(bench):
+    out = planned(bench)
+    with worker_of(bench, out, silent_s=3) as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(WorkerNotStarted, match="no sign of life for 3 s before it was ready"):
+            worker.run(0)
 
 
 def test_two_processes_on_one_folder_share_no_shard(bench, unbroken):

@@ -1,0 +1,61 @@
+"""Whether a generated dataset is still what its manifest says: asked before anyone trains on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from engine.data.dataset import Dataset
+from engine.errors import DatasetError
+from engine.generation.durable import sha256_of
+from engine.generation.verify import verify
+
+MAX_LISTED = 10
+
+
+def check_unchanged(folder: Path, generated: Dataset) -> None:
+    """Read every byte of a merged dataset and compare it with its manifest. Disks, copies and caches of versions may
+    deliver other bytes than they were given, and say nothing.
+
+    Needs no shards, so a copy of the merged files is enough. A dataset without manifest.json was not made by this
+    engine, and there is nothing to compare with.
+
+    Args:
+        generated: `folder`'s annotations.json as it was read.
+
+    Raises:
+        DatasetError: something was changed or lost; it is named where the shards are there too.
+    """
+    if not (folder / "manifest.json").exists():
+        if any((folder / name).exists() for name in ("plan.json", "run.json")):  # a merge that was cut off
+            raise DatasetError(f"{folder} has no manifest.json, it is not finished: `de resume {folder}` does that.")
+        return
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        expected = (manifest["annotations_sha256"], manifest["images_sha256"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _changed(folder, [f"manifest.json is not readable ({type(error).__name__}: {error})"]) from None
+    if sha256_of(folder / "annotations.json") != expected[0]:
+        raise _changed(folder, ["annotations.json is not the one that manifest.json tells of"])
+    images, missing = hashlib.sha256(), []
+    for image in tqdm(generated.images, desc="check images", unit="image", leave=False, delay=2):
+        try:
+            images.update(f"images/{image.file_name} {sha256_of(folder / 'images' / image.file_name)}\n".encode())
+        except OSError as error:
+            missing.append(f"images/{image.file_name} is not readable ({error.strerror})")
+    if missing:
+        raise _changed(folder, missing)
+    if images.hexdigest() != expected[1]:
+        named = verify(folder) if (folder / "shards").is_dir() else []
+        raise _changed(folder, named or ["images are not those that manifest.json tells of"])
+
+
+def _changed(folder: Path, problems: list[str]) -> DatasetError:
+    more = f"; and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+    return DatasetError(
+        f"{folder} is not as it was generated ({'; '.join(problems[:MAX_LISTED])}{more}). Nothing is trained on it. "
+        f"`de resume {folder} --verify` draws again what is not whole, and keeps the rest; or bring the files back."
+    )

@@ -1,0 +1,120 @@
+"""What a user wishes of a run: how many images, and more of some classes.
+
+A source's weight is that of the heaviest class among its objects, and the number of images drawn from it is
+proportional to it (the rule of repeat factor sampling, arXiv 1908.03195). So a class of weight 3 gets three times the
+objects that it would get beside classes of weight 1, as far as it does not share its images with them: whatever else
+is in a picture comes along. A picture without objects has weight 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.config import GenerationSettings, named_weight
+from engine.errors import ConfigError, DatasetError
+
+if TYPE_CHECKING:
+    from engine.data.dataset import Dataset, ImageRecord
+
+MOST_IMAGES = 100_000_000  # a plan of so many is made in 12 GB of memory
+HIGHEST = 10.0  # of a weight that is derived: a class with one picture must not fill the dataset with its variants
+
+
+def number_of_images(images: int | None, variants: int, sources: int) -> int:
+    """How many images are wanted: so many, or where None is given, `variants` of each source.
+
+    Raises:
+        ConfigError: none or too many are wanted, or more than `variants` of all sources.
+    """
+    if images is None and not variants:
+        raise ConfigError("How many images? Give --images N, or --set generation.variants_per_image=V.")
+    images = variants * sources if images is None else images
+    if images < 1:
+        raise ConfigError(f"The number of images must be at least 1, not {images}.")
+    if images > MOST_IMAGES:
+        raise ConfigError(f"{images} images are more than one run plans ({MOST_IMAGES}). Make several, by --seed.")
+    if variants and images > variants * sources:
+        raise ConfigError(
+            f"{images} images are more than generation.variants_per_image={variants} of {sources} sources "
+            f"({variants * sources}). Leave the number of images out, or ask for more variants."
+        )
+    return images
+
+
+def class_weights(dataset: Dataset, settings: GenerationSettings) -> dict[int, float]:
+    """The weight of every class, by category id: what `class_weights` says, times what `balance` and `weak_classes` do.
+
+    Raises:
+        ConfigError: a weight for a class that the dataset does not have (its classes are listed).
+        DatasetError: the results of `weak_classes` are not usable, or of other classes.
+    """
+    names = {category.name: category.id for category in dataset.categories}
+    weights = dict.fromkeys(names.values(), 1.0)
+    for text in settings.class_weights:
+        name, weight = named_weight(text)
+        if name not in names:
+            raise ConfigError(
+                f"generation.class_weights: {dataset.folder} has no class '{name}'. Its classes: {', '.join(names)}."
+            )
+        weights[names[name]] = weight
+    factors = [_by_rarity(dataset)] if settings.balance == "rarity" else []
+    if settings.weak_classes:
+        factors.append(_by_weakness(names, Path(settings.weak_classes)))
+    return {i: math.prod((weight, *(factor.get(i, 1.0) for factor in factors))) for i, weight in weights.items()}
+
+
+def weights_as_words(dataset: Dataset, by_class: Mapping[int, float]) -> list[str]:
+    """Weights other than 1 as `class_weights` has them, in the order of the categories."""
+    return [f"{c.name}={by_class[c.id]!r}" for c in dataset.categories if by_class[c.id] != 1]
+
+
+def source_weights(dataset: Dataset, images: Sequence[ImageRecord], by_class: Mapping[int, float]) -> np.ndarray:
+    """(S,) weight of each image; a source that holds only objects of weight 0 has 0.
+
+    Raises:
+        ConfigError: no image is left.
+    """
+    weights = np.ones(len(images))
+    if set(by_class.values()) - {1.0}:
+        for place, image in enumerate(images):
+            held = {by_class[box.category_id] for box in dataset.annotations_of(image.id) if not box.iscrowd}
+            weights[place] = max(held, default=1.0)
+    if not weights.any():
+        raise ConfigError(f"generation.class_weights leaves no image of {dataset.folder}: every weight is 0.")
+    return weights
+
+
+def _by_rarity(dataset: Dataset) -> dict[int, float]:
+    """sqrt(pictures with the most frequent class / pictures with this one); a class without objects has none."""
+    pairs = {(box.image_id, box.category_id) for box in dataset.annotations if not box.iscrowd}
+    pictures = Counter(category_id for _, category_id in pairs)
+    most = max(pictures.values(), default=0)
+    return {i: _capped(math.sqrt(most / count)) for i, count in pictures.items()}
+
+
+def _by_weakness(names: Mapping[str, int], path: Path) -> dict[int, float]:
+    """AP of the strongest class / AP of this one, of the detector trained on real images alone; where it is not defined
+    for want of test objects the class has none."""
+    from engine.evaluation.results import read_results  # it loads the evaluator, which plans do without
+
+    results = read_results(path)
+    per_class = results["arms"][results["baseline"]].get("per_class", {})
+    if set(names) != set(per_class):
+        raise DatasetError(
+            f"{path} measures the classes {sorted(per_class)}, the dataset has {sorted(names)}. "
+            "Give the results of a comparison on this dataset as generation.weak_classes."
+        )
+    defined = {name: [score for score in scores if score is not None] for name, scores in per_class.items()}
+    means = {names[name]: sum(scores) / len(scores) for name, scores in defined.items() if scores}
+    best = max(means.values(), default=0.0)
+    return {i: _capped(best / mean if mean else HIGHEST if best else 1.0) for i, mean in means.items()}
+
+
+def _capped(weight: float) -> float:
+    return round(min(weight, HIGHEST), 4)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from conftest import write_source
+
+from engine.config import load_settings
+from engine.data.dataset import read_dataset
+from engine.errors import DatasetError
+from engine.evaluation.compare import compare
+from engine.generation.integrity import check_unchanged
+
+
+@pytest.fixture
+def generated(unbroken, tmp_path):
+    return shutil.copytree(unbroken, tmp_path / "out")
+
+
+def check(folder) -> None:
+    check_unchanged(folder, read_dataset(folder, "annotations"))
+
+
+def test_a_whole_dataset_and_a_copy_of_its_merged_files_pass(generated):
+    check(generated)
+    shutil.rmtree(generated / "shards")
+    (generated / "plan.json").unlink()
+    check(generated)
+
+
+def test_a_flipped_byte_is_named_and_without_shards_still_refused(generated):
+    image = sorted((generated / "images").iterdir())[2]
+    content = bytearray(image.read_bytes())
+    content[-10] ^= 1
+    image.unlink()  # it may be a link to the shard's own
+    image.write_bytes(content)
+    with pytest.raises(DatasetError, match=f"images/{image.name} has changed.*Nothing is trained"):
+        check(generated)
+    shutil.rmtree(generated / "shards")
+    with pytest.raises(DatasetError, match="images are not those"):
+        check(generated)
+
+
+def test_a_missing_image_a_changed_box_and_a_torn_manifest_are_refused(generated):
+    dataset = read_dataset(generated, "annotations")
+    image = generated / "images" / dataset.images[0].file_name
+    image.rename(generated / "away.jpg")
+    with pytest.raises(DatasetError, match=f"images/{image.name} is not readable"):
+        check_unchanged(generated, dataset)
+    (generated / "away.jpg").rename(image)
+    annotations = json.loads((generated / "annotations.json").read_bytes())
+    annotations["annotations"][0]["bbox"][0] += 0.5
+    (generated / "annotations.json").write_text(json.dumps(annotations))
+    with pytest.raises(DatasetError, match="annotations.json is not the one"):
+        check_unchanged(generated, dataset)
+    (generated / "manifest.json").write_bytes(b'{"version":')
+    with pytest.raises(DatasetError, match="manifest.json is not readable"):
+        check_unchanged(generated, dataset)
+
+
+def test_a_comparison_does_not_start_on_a_changed_dataset(generated, tmp_path):
+    data = generated.parent / "data"
+    write_source(data)
+    shutil.copy(data / "train.json", data / "test.json")
+    image = min((generated / "images").iterdir())
+    image.unlink()
+    image.write_bytes(b"junk")
+    with pytest.raises(DatasetError, match=f"images/{image.name} has changed"):
+        compare(data, generated, tmp_path / "comparison", load_settings())
+    assert not (tmp_path / "comparison").exists()
