@@ -178,7 +178,8 @@ def test_a_full_scratch_disk_fails_the_run_and_leaves_nothing_of_the_shard(bench
         bench.generate(store=s3)
     assert len(written) == 9  # no further shard was begun
     assert [name[:5] for name in open_objects(s3).names("shards")] == ["00000", "00000"]
-    assert not any(process_folder().iterdir()) and open_objects(s3).names("leases") == []
+    assert not [path for path in process_folder().iterdir() if path.is_dir()]  # files are copies of plans
+    assert open_objects(s3).names("leases") == []
 
 
 def test_scratch_of_a_killed_process_goes_with_the_next_start(tmp_path):
