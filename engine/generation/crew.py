@@ -35,7 +35,7 @@ class Worker(Protocol):
 
     def run(self, shard: int, retry_failed: bool, progress: Callable[[int], object] | None) -> ShardCounts: ...
 
-    def kill(self) -> None: ...
+    def stop(self) -> None: ...
 
 
 class LocalWorker:
@@ -63,7 +63,7 @@ class LocalWorker:
         self._plan = self._plan or load_plan(self._out)
         return run_shard(self._out, shard, self._drawer, plan=self._plan, retry_failed=retry_failed, progress=progress)
 
-    def kill(self) -> None:
+    def stop(self) -> None:
         """Nothing to end."""
 
 
@@ -97,7 +97,7 @@ def _serve_in_threads(work: _Work, crew: Sequence[Worker]) -> None:
         except BaseException:  # Ctrl-C: the threads wait for their workers
             work.stop.set()
             for worker in crew:
-                worker.kill()
+                worker.stop()
             raise
 
 
@@ -143,7 +143,8 @@ class _Work:
             self.stop.set()
         except Exception as error:
             self.failed[shard] = f"{type(error).__name__}: {error}"
-            log.warning("Shard %d failed (attempt %d of %d): %s", shard, attempt, ATTEMPTS, self.failed[shard])
+            if not self.stop.is_set():
+                log.warning("Shard %d failed (attempt %d of %d): %s", shard, attempt, ATTEMPTS, self.failed[shard])
             if isinstance(error, WorkerNotStarted) or getattr(error, "errno", None) in NO_USE_TRYING:
                 self.stop.set()
         else:

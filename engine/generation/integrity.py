@@ -30,6 +30,8 @@ def check_unchanged(folder: Path, generated: Dataset) -> None:
         DatasetError: something was changed or lost; it is named where the shards are there too.
     """
     if not (folder / "manifest.json").exists():
+        if any((folder / name).exists() for name in ("plan.json", "run.json")):  # a merge that was cut off
+            raise DatasetError(f"{folder} has no manifest.json, it is not finished: `de resume {folder}` does that.")
         return
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -55,5 +57,5 @@ def _changed(folder: Path, problems: list[str]) -> DatasetError:
     more = f"; and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
     return DatasetError(
         f"{folder} is not as it was generated ({'; '.join(problems[:MAX_LISTED])}{more}). Nothing is trained on it. "
-        "Give the command that generated it again (what is whole is kept), or bring the files back."
+        f"`de resume {folder} --verify` draws again what is not whole, and keeps the rest; or bring the files back."
     )

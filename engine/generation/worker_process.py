@@ -136,6 +136,15 @@ class WorkerProcess:
         if self._process:
             self._process.kill()
 
+    def stop(self) -> None:
+        """Have the process clean up and end, within GRACE_S or by force, and start none again."""
+        self._closed = True
+        if self._process:
+            self._process.terminate()
+            force = threading.Timer(GRACE_S, self._process.kill)
+            force.daemon = True
+            force.start()
+
     def close(self) -> None:
         """Let the process end; kill it when it does not."""
         self._closed = True

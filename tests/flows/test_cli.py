@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,9 @@ COMMANDS = {
     "train-adapter": ("--data", "--ldm", "--out"),
     "adapter-report": ("--adapter", "--data", "--ldm", "--out", "--images", "--no-record", "--seed"),
     "plan": ("--data", "--ldm", "--adapter", "--out", "--images", "--store", "--seed", "--calibrate", "--json"),
-    "generate": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed"),
-    "verify": (),
+    "generate": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed", "--store"),
+    "resume": ("--workers", "--verify"),
+    "verify": ("--store",),
     "review": ("--real",),
     "compare": ("--real", "--generated", "--out", "--seeds"),
     "app": ("--port",),
@@ -48,7 +51,7 @@ def generate_gets(monkeypatch, tmp_path):
     """Replaces the engine's generate; the arguments it was called with."""
     calls = []
 
-    def generate(*arguments, store=None):
+    def generate(*arguments, store):
         calls.append(arguments)
         return {"counts": {"planned": 5, "kept": 4, "dropped": {"no boxes": 1}, "failed": {}, "boxes": 9}}
 
@@ -58,7 +61,7 @@ def generate_gets(monkeypatch, tmp_path):
 
 
 def generate_that(monkeypatch, error: BaseException):
-    def fail(*arguments, store=None):
+    def fail(*arguments, **options):
         raise error
 
     monkeypatch.setattr(engine.generation.run, "generate", fail)
@@ -113,6 +116,18 @@ def test_ctrl_c_ends_with_130(monkeypatch):
     generate_that(monkeypatch, KeyboardInterrupt())
     result = run(*GENERATE)
     assert result.exit_code == 130 and "Traceback" not in result.stderr
+
+
+def test_sigterm_ends_with_143_and_is_nobody_elses_business_afterwards(monkeypatch):
+    def ends(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(engine.generation.run, "generate", ends)
+    result = run(*GENERATE)
+    assert (result.exit_code, result.stdout) == (143, "")
+    assert result.stderr == "Stopped by SIGTERM. What was finished is kept; the same command goes on from there.\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize(
@@ -259,6 +274,8 @@ def test_verify_names_what_is_wrong(tmp_path):
     result = run("verify", str(tmp_path))
     assert (result.exit_code, result.stdout) == (2, "")
     assert "no plan.json" in result.stderr
+    assert run("resume", str(tmp_path)).exit_code == 2
+    assert run("verify", str(tmp_path), "--store", "s3:/one-slash").exit_code == 2
 
 
 def test_world_import_and_validate_work_together(tmp_path, monkeypatch):

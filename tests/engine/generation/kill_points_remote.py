@@ -21,7 +21,7 @@ from s3_server import BUCKET
 from tqdm import tqdm
 
 from engine.generation import lease
-from engine.generation.objects import ObjectStore
+from engine.generation.object_store import ObjectStore
 from engine.generation.run import verify
 
 GUARDED = ("put", "create", "remove")

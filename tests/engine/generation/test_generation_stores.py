@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import json
 import logging
 import os
@@ -17,12 +19,15 @@ from s3_server import BUCKET, SECRET, s3_server
 from stub_drawer import LOADER, StubDrawer
 
 from engine.errors import ConfigError, DatasetError, RunConflict, RunFailed
+from engine.generation import durable
 from engine.generation import lease as lease_module
 from engine.generation.lease import lease
 from engine.generation.lock import Busy
-from engine.generation.objects import ObjectStore, open_objects
+from engine.generation.object_store import ObjectStore
+from engine.generation.objects import open_objects
 from engine.generation.plan_file import load_plan, prepare
 from engine.generation.run import merge, pending_shards, resume, run_shard, verify
+from engine.generation.scratch import process_folder
 from engine.generation.shard_state import BadShard, read_shard
 from engine.generation.store import open_store
 
@@ -155,6 +160,57 @@ def test_an_upload_that_is_cut_short_is_not_committed(bench, unbroken, s3, monke
     assert [name for name in objects.names("shards") if name.startswith("00001")] == []  # nor anything left of it
     monkeypatch.undo()
     assert pending_shards(open_store(s3)) == [1]
+
+
+def test_a_full_scratch_disk_fails_the_run_and_leaves_nothing_of_the_shard(bench, unbroken, s3, monkeypatch):
+    written = []
+
+    def fills_up(path, mode="r", *args):
+        if "w" in mode and "shard" in Path(path).parts:
+            written.append(path)
+            if len(written) == 9:
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return builtins.open(path, mode, *args)
+
+    monkeypatch.setattr(durable, "open", fills_up, raising=False)
+    monkeypatch.setattr("engine.generation.run.secrets.randbelow", lambda n: 0)
+    with pytest.raises(RunFailed, match="shard 1: OSError.*No space left.*same command again"):
+        bench.generate(store=s3)
+    assert len(written) == 9  # no further shard was begun
+    assert [name[:5] for name in open_objects(s3).names("shards")] == ["00000", "00000"]
+    assert not [path for path in process_folder().iterdir() if path.is_dir()]  # files are copies of plans
+    assert open_objects(s3).names("leases") == []
+
+
+def test_scratch_of_a_killed_process_goes_with_the_next_start(tmp_path):
+    code = (
+        "import os, signal, sys; from engine.generation.scratch import process_folder; "
+        "(process_folder() / 'half').write_bytes(b'x' * 1000); print(process_folder(), flush=True); "
+        "os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1:] else None"
+    )
+
+    def run(*arguments) -> Path:
+        environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
+        ended = subprocess.run(
+            [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True
+        )
+        return Path(ended.stdout.strip())
+
+    killed = run("kill")
+    assert (killed / "half").exists()
+    live = subprocess.Popen(
+        [sys.executable, "-c", code + "; sys.stdin.read()"],
+        env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.getcwd()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    working = Path(live.stdout.readline().strip())
+    assert not killed.exists() and (working / "half").exists()
+    run()
+    assert (working / "half").exists()  # its owner lives
+    live.communicate("")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_two_runs_on_one_store_share_no_shard(bench, unbroken, server, s3):
@@ -295,7 +351,7 @@ def test_a_store_that_cannot_be_used_is_a_users_error(s3, url, word):
 
 def test_a_server_that_is_not_there_is_an_error_of_the_network(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("engine.generation.objects.RETRY", {"max_retries": 0})
+    monkeypatch.setattr("engine.generation.object_store.RETRY", {"max_retries": 0})
     with pytest.raises(OSError, match="error sending request|Error performing") as caught:
         open_objects("s3://shards/x")
     assert SECRET not in str(caught.value)
