@@ -41,8 +41,16 @@ def main() -> None:
         action="store_true",
         help="write gate.json and the card in the model's folder, beside the heads that are there",
     )
+    parser.add_argument(
+        "--times",
+        action="store_true",
+        help="only time the heads, a few steps each; --record writes their times",
+    )
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value")
     args = parser.parse_args()
+    if args.times:
+        time_heads(args)
+        return
     scores: dict[str, dict[str, list[Score]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_world(Path(folder), args.labels, 8, args.test)
@@ -53,6 +61,27 @@ def main() -> None:
     print(table(scores))
     if args.record:
         record(scores, args)
+
+
+def time_heads(args: argparse.Namespace) -> None:
+    """Milliseconds of CPU that a step of 16 and an image take with each head's adapter."""
+    brief = argparse.Namespace(**vars(args) | {"kinds": "adapter", "seeds": 1, "overrides": ["adapter.steps=25"]})
+    heads = {}
+    print("| head | ms a step of 16 | ms an image |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        write_world(Path(folder), args.labels, 8, 64)
+        for score in run_all(trainings_of(brief, Path(folder)), args.workers):
+            head = score.training.settings.adapter.head
+            heads[head] = {"step_seconds": score.step_seconds, "image_seconds": score.image_seconds}
+            print(f"| {head} | {1000 * score.step_seconds:.0f} | {1000 * score.image_seconds:.1f} |", flush=True)
+    if args.record:
+        folder = find_ldm(args.ldm)
+        gate = json.loads((folder / GATE).read_text(encoding="utf-8"))
+        for head, times in heads.items():
+            gate["heads"][head]["adapter"] |= times
+        add_command(gate)
+        (folder / GATE).write_text(json.dumps(gate, indent=1) + "\n", encoding="utf-8")
+        write_card(folder)
 
 
 def trainings_of(args: argparse.Namespace, data: Path) -> list[Training]:
@@ -114,16 +143,21 @@ def record(scores: dict[str, dict[str, list[Score]]], args: argparse.Namespace) 
         }
         for head, kinds in scores.items()
     }
-    command = "python bench/adapter_gate.py " + " ".join(sys.argv[1:])
     gate = {"labels": args.labels, "test": args.test, "commands": [], "heads": {}}
     if (folder / GATE).is_file():
         before = json.loads((folder / GATE).read_text(encoding="utf-8"))
         if (before["labels"], before["test"]) == (args.labels, args.test):
             gate = before  # heads that were measured one by one stand in one table
     gate["heads"].update(heads)
-    gate["commands"] = [*(c for c in gate["commands"] if c != command), command]
+    add_command(gate)
     (folder / GATE).write_text(json.dumps(gate, indent=1) + "\n", encoding="utf-8")
     write_card(folder)
+
+
+def add_command(gate: dict) -> None:
+    """Note the command that was given, once."""
+    command = "python bench/adapter_gate.py " + " ".join(sys.argv[1:])
+    gate["commands"] = [*(c for c in gate["commands"] if c != command), command]
 
 
 def mean(values: list[float]) -> float:

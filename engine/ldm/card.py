@@ -75,8 +75,8 @@ def _gate_lines(gate: dict | None) -> list[str]:
     lines = [
         "The adapter on this model against the same head on a convolutional backbone that is trained from nothing and has "
         f"at least as many trained weights: {gate['labels']} labelled scenes, equal steps, mAP on {gate['test']} other "
-        "scenes. A head passes when its lowest adapter lies above its highest from-scratch detector. Times are of one "
-        "core, taken while the other was busy.",
+        "scenes. A head passes when its lowest adapter lies above its highest from-scratch detector. Times are CPU time "
+        "of one thread.",
         "",
         "| head | adapter, mAP per seed | AP50 | from scratch, mAP per seed | gap | gate | trained weights | ms a step of "
         "16 | ms an image |",
