@@ -17,6 +17,7 @@ from engine.ldm.families import Entry
 from engine.ldm.families.conditioning import Conditioning
 from engine.ldm.folder import LdmIdentity, find_ldm, hash_weights, identify
 from engine.ldm.pipeline import open_pipeline
+from engine.ldm.prompt_length import quiet_libraries, warn_of_long_prompts
 from engine.ldm.samplers import schedule_config
 from engine.ldm.taps import Capture, Tap, capture, cells_per_side, measure_taps
 
@@ -52,6 +53,7 @@ class LatentDiffusion:
         self.tapped = which
         self._prompt_cache: dict[tuple[int | None, str], Conditioning] = {}
         self._prompt_bytes = 0
+        self._told_of_length = False
         self._compiled: CompiledDenoiser | None = None
 
     @property
@@ -132,8 +134,10 @@ class LatentDiffusion:
         self._remember(list(itertools.islice(new, rows_per_call)), rows_per_call)
 
     def _remember(self, texts: Sequence[str], rows_per_call: int | None) -> None:
+        self._told_of_length = self._told_of_length or warn_of_long_prompts(self.tokenizer, texts)
         padded = [*texts, *[texts[-1]] * ((rows_per_call or len(texts)) - len(texts))]
-        rows = self.family.encode(self.pipeline, padded, self.device).to(self.device, self.dtype).rows()
+        with quiet_libraries():
+            rows = self.family.encode(self.pipeline, padded, self.device).to(self.device, self.dtype).rows()
         for text, row in zip(texts, rows, strict=False):
             kept = Conditioning({name: tensor.clone() for name, tensor in row.tensors.items()})
             self._prompt_cache[rows_per_call, text] = kept
