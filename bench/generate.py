@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
@@ -110,6 +111,7 @@ def main() -> None:
         rows, result["compile_seconds"] = rows_of(bench, base, items)
         seconds = measured(bench, rows, args.rounds)
         result["rows"] = {name: row_of(name, seconds, len(items)) for name in seconds}
+        result["parts"] = parts(bench, base, items)
         result["boxes_share"] = boxes_share(bench, base, items)
         result["host_ms_per_image"] = host_ms(bench, base, Path(folder))
         result["flops"] = flops(bench, base, items, min(row["seconds"] for row in result["rows"].values()))
@@ -219,14 +221,39 @@ class Stopwatch:
     seconds: float = 0.0
 
     def timing(self, function: Callable) -> Callable:
-        def timed(*args):
+        def timed(*args, **options):
             started = self.clock()
             try:
-                return function(*args)
+                return function(*args, **options)
             finally:
                 self.seconds += self.clock() - started
 
         return timed
+
+
+def parts(bench: Bench, base: AdapterDrawer, items) -> dict[str, dict[str, float]]:
+    """Share of the time that each part of the model takes, of this sampler and of stock at the same batch."""
+    draws = {
+        "ours": lambda: list(base.draw(items, bench.args.batch)),
+        f"stock {bench.args.batch}": lambda: Stock(base, bench.args.batch).draw(items),
+    }
+    places = {
+        "denoiser": (base.ldm.denoiser, "forward"),
+        "image encoder": (base.ldm.vae, "encode"),
+        "image decoder": (base.ldm.vae, "decode"),
+        "text encoder": (base.ldm.pipeline.text_encoder, "forward"),
+        "head": (base.adapter, "detect"),
+    }
+    shares = {}
+    for name, draw in draws.items():
+        watches = {part: Stopwatch(bench.clock) for part in places}
+        with ExitStack() as stack:
+            for part, (owner, method) in places.items():
+                timed = watches[part].timing(getattr(owner, method))
+                stack.enter_context(patch.object(owner, method, timed))
+            total = bench.time(draw)
+        shares[name] = {part: watch.seconds / total for part, watch in watches.items()}
+    return shares
 
 
 def host_ms(bench: Bench, base: AdapterDrawer, folder: Path) -> dict[str, float]:
@@ -321,6 +348,9 @@ def table(result: dict, device: torch.device) -> str:
     goals = ", ".join(f"{goal[device.type == 'cuda']} of {name}" for name, goal in GOALS.items())
     lines += ["", f"Goals of ours: {goals}."]
     lines += [f"Compiling (before the first image): {name} {s:.0f} s." for name, s in result["compile_seconds"].items()]
+    for name, shares in result["parts"].items():
+        told = ", ".join(f"{part} {100 * share:.1f} %" for part, share in shares.items())
+        lines.append(f"Of the time of {name}: {told}.")
     lines += [f"Boxes cost {100 * share:.1f} % of the time at {n} steps." for n, share in result["boxes_share"].items()]
     lines += [f"Host work at {n} px: {ms:.2f} ms an image." for n, ms in result["host_ms_per_image"].items()]
     f = result["flops"]
