@@ -31,8 +31,14 @@ def plan(
     store: Store = None,
     seed: Seed = 0,
     calibrate: Annotated[
-        int, typer.Option("--calibrate", metavar="N", min=0, help="Images to draw for the clock; 0: no times.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            "--calibrate",
+            metavar="N",
+            min=0,
+            help="Images to draw for the clock; without it as many as fill the model's calls; 0: no times.",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures, for machines.")
     ] = None,

@@ -25,7 +25,7 @@ from engine.ldm.device import choose_device
 if TYPE_CHECKING:
     from engine.data.dataset import Dataset
 
-DRAWN_TO_CALIBRATE = 8
+LEAST_DRAWN = 8  # for the clock
 EXAMPLES = 3
 
 
@@ -35,7 +35,7 @@ def preview(
     images: int | None,
     seed: int,
     workers: int = 1,
-    drawn: int = DRAWN_TO_CALIBRATE,
+    drawn: int | None = None,
     store: str | None = None,
 ) -> dict:
     """Plan a run as `generate` would, and draw a few of its items for the clock.
@@ -45,7 +45,8 @@ def preview(
         out: the folder that the run would write in. Nothing is written there.
         images, seed: as for `generate`.
         workers: worker processes of the run.
-        drawn: items to draw for the clock; 0 leaves the time out and estimates sizes from the source pictures.
+        drawn: items to draw for the clock, None for as many as fill the denoiser's calls; 0 leaves the time out and
+            estimates sizes from the source pictures.
         store: URL of plan and shards; None for `out` itself. The merged images come into `out` in either case.
 
     Returns:
@@ -70,6 +71,8 @@ def preview(
     plan = plan_for(dataset, store or out, images, seed, source.settings, drawer.identity)
     size = estimate(plan, dataset)
     check_disk(plan, out, size)  # for merged images that come from a store
+    if drawn is None:  # calls that are partly padding would make the rest look slower than it is
+        drawn = max(LEAST_DRAWN, source.settings.generation.rows_per_call)
     found = calibrate(plan, drawer, drawn) if drawn else None
     if found and found.size:
         size = found.size
