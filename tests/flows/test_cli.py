@@ -197,7 +197,7 @@ def test_plan_passes_on_what_was_given_and_writes_the_figures_where_asked(monkey
     assert (source.data, source.ldm, source.adapter) == (Path("d"), str(embedded_folder()), Path("a"))
     assert source.settings.generation.class_weights == ("cat=2.5",) and rest == [Path("o"), 5, 7, 3, 0, None]
     assert json.loads(Path("figures.json").read_text()) == {"items": 5}
-    assert run(*command).exit_code == 0 and calls[1][2:] == (5, 0, 1, 8, None)
+    assert run(*command).exit_code == 0 and calls[1][2:] == (5, 0, 1, None, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json"]
 
 
