@@ -41,15 +41,16 @@ def lease(objects: Objects, key: str, what: str, wait: bool = False) -> Iterator
         Busy: a live owner has it.
     """
     me = {"owner": secrets.token_hex(8)} | _identity(os.getpid())
-    _acquire(objects, key, what, me, wait)
     ended = threading.Event()
     keeper = threading.Thread(target=_keep, args=(objects, key, me, ended), daemon=True, name=f"lease {key}")
-    keeper.start()
-    try:
+    try:  # from here on: a signal may come when the object is made and nobody knows it yet
+        _acquire(objects, key, what, me, wait)
+        keeper.start()
         yield
     finally:
         ended.set()
-        keeper.join(BEAT_S)  # its last word may be stuck on the way
+        if keeper.is_alive():
+            keeper.join(BEAT_S)  # its last word may be stuck on the way
         _release(objects, key, me)
 
 

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from by_heart import learn_by_heart
 
 from engine.config import DetrSettings
 from engine.detection.detector import ConvBackbone, Detector, Reader
@@ -190,18 +191,9 @@ def test_a_detector_learns_two_pictures_by_heart():
     torch.manual_seed(0)
     backbone = ConvBackbone(16)
     settings = HeadSettings("dino", WIDTH, detr=dataclasses.replace(SMALL, queries=20))
-    detector = Detector(backbone, Reader(settings, CLASSES, backbone.channels, backbone.strides)).train()
+    detector = Detector(backbone, Reader(settings, CLASSES, backbone.channels, backbone.strides))
     pixels = torch.zeros(2, 3, SIZE, SIZE)
     pixels[0, 0, 10:40, 8:36] = 1.0
     pixels[1, 2, 20:44, 24:56] = 1.0
     targets = [target([(8, 10, 36, 40)], [0]), target([(24, 20, 56, 44)], [2])]
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
-    for _ in range(110):
-        loss = sum(detector(pixels, targets).values())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
-        optimizer.step()
-    for found, truth in zip(detector.eval().detect(pixels), targets, strict=True):
-        assert found.labels[0] == truth.labels[0] and found.scores[0] > 0.3
-        assert (found.boxes_xyxy[0] - truth.boxes_xyxy[0]).abs().max() < 4
+    learn_by_heart(detector, pixels, targets, rate=3e-3, steps=150)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from by_heart import learn_by_heart
 
 from engine.detection.detector import ConvBackbone, Detector, Reader
 from engine.detection.heads import HeadSettings
@@ -55,20 +56,12 @@ def test_an_ignore_region_takes_its_places_out_of_the_loss(kind):
 
 def test_a_detector_learns_two_pictures_by_heart():
     """The whole of backbone, pyramid, head, loss and decoding: boxes come back where they were put."""
-    detector = build("fcos").train()
+    detector = build("fcos")
     pixels = torch.zeros(2, 3, SIZE, SIZE)
     pixels[0, 0, 10:40, 8:36] = 1.0
     pixels[1, 2, 20:44, 24:56] = 1.0
     targets = [target([(8, 10, 36, 40)], [0]), target([(24, 20, 56, 44)], [2])]
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
-    for _ in range(80):
-        loss = sum(detector(pixels, targets).values())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for found, truth in zip(detector.eval().detect(pixels), targets, strict=True):
-        assert found.labels[0] == truth.labels[0] and found.scores[0] > 0.3
-        assert (found.boxes_xyxy[0] - truth.boxes_xyxy[0]).abs().max() < 4
+    learn_by_heart(detector, pixels, targets, rate=3e-3, steps=80)
 
 
 def test_an_object_between_the_anchors_keeps_its_best_one_in_an_ignore_region():

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import result, write_source
+from conftest import make_settings, result, write_source
 from PIL import Image
 from stub_drawer import LOADER, StubDrawer
 
@@ -64,8 +64,6 @@ def test_what_was_relative_or_began_elsewhere_is_found_again(bench, monkeypatch)
 
 
 def read_settings(bench):
-    from conftest import make_settings
-
     return make_settings(style="snow", shard_size=3)
 
 
