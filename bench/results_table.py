@@ -1,4 +1,4 @@
-"""Print a comparison's results.json as the tables of the README.
+"""Print a comparison's results.json as the tables of docs/results.md.
 
 uv run python bench/results_table.py runs/bccd-comparison/results.json
 """
