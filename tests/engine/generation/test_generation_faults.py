@@ -54,6 +54,11 @@ def test_finished_shards_are_not_drawn_again(bench, unbroken):
         (lambda shard: edit(shard, items=[6, 7, 8, 9, 11]), "other items"),
         (lambda shard: edit(shard, shard=3), "other items"),
         (lambda shard: edit(shard, files={}), "does not fit its counts"),
+        (lambda shard: edit_files(shard, {"images/../../x.jpg": {"size": 1, "sha256": ""}}), "does not fit its counts"),
+        (lambda shard: edit_files(shard, {"records.jsonl": {"size": "1", "sha256": ""}}, 0), "files is not readable"),
+        (lambda shard: edit_counts(shard, planned=1, kept=1), "6 planned items of 5"),
+        (lambda shard: edit_counts(shard, kept=1), "do not add up"),
+        (lambda shard: edit_counts(shard, boxes=1), "not those of its records"),
         (lambda shard: first_image(shard).unlink(), "jpg is missing"),
         (lambda shard: first_image(shard).write_bytes(b""), "has 0 bytes"),
         (lambda shard: flip(first_image(shard)), "jpg has changed"),
@@ -66,7 +71,7 @@ def test_a_shard_that_is_not_whole_is_named_and_drawn_again(bench, unbroken, cap
     found = verify(out)
     assert found and all(text.startswith("shards/00001: ") and reason in text for text in found)
     assert not is_done(out, load_plan(out), 1, verify=True)
-    seen_at_once = "has changed" not in reason  # else only who reads every byte can know
+    seen_at_once = "has changed" not in reason and "records" not in reason  # else only who reads every byte can know
     assert pending_shards(out) == ([1] if seen_at_once else []) and look(out, verify=True).todo == [1]
     bench.drawn()
     with caplog.at_level(logging.WARNING):
@@ -79,6 +84,18 @@ def test_a_shard_that_is_not_whole_is_named_and_drawn_again(bench, unbroken, cap
 def edit(shard: Path, /, **changes) -> None:
     content = json.loads((shard / "shard.json").read_bytes())
     (shard / "shard.json").write_text(json.dumps(content | changes))
+
+
+def edit_files(shard: Path, added: dict, gone: int = 1) -> None:
+    """Put entries into the list of files, in the place of as many images."""
+    files = json.loads((shard / "shard.json").read_bytes())["files"]
+    images = [name for name in files if name.startswith("images/")]
+    edit(shard, files={name: files[name] for name in files if name not in images[:gone]} | added)
+
+
+def edit_counts(shard: Path, **more: int) -> None:
+    counts = json.loads((shard / "shard.json").read_bytes())["counts"]
+    edit(shard, counts=counts | {name: counts[name] + number for name, number in more.items()})
 
 
 def first_image(shard: Path) -> Path:
