@@ -24,6 +24,7 @@ from engine.generation.verify import verify
 from tasks.version import record
 
 sys.path.append(str(Path(__file__).parents[1] / "engine" / "generation"))
+import stub_drawer  # noqa: E402
 
 # Draws nothing: writes what `--images` and params.yaml say, and tells that it ran.
 STEP = """#!{python}
@@ -208,39 +209,62 @@ def test_a_hostile_version_name_becomes_no_tag(workspace):
     assert workspace.sh("git", "tag") == ""
 
 
-def draw_dataset(folder: Path, out: Path) -> None:
-    """A real generated dataset of four images; only its drawer is a stand-in."""
+def draw_dataset(folder: Path, out: Path, images: int = 4, *overrides: str) -> None:
+    """A real generated dataset; only its drawer is a stand-in."""
     (folder / "data" / "images").mkdir(parents=True)
     (folder / "adapter").mkdir()
     Image.new("RGB", (32, 32)).save(folder / "data" / "images" / "1.png")
     box = Annotation(1, 1, 2, (2.0, 3.0, 10.0, 9.0), 90.0, 0, {})
     categories = [Category(i, f"class{i}") for i in (2, 5, 9)]
     write_dataset(folder / "data", "train", [ImageRecord(1, "1.png", 32, 32, {})], [box], categories)
-    settings = load_settings(None, ["ldm.resolution=32", "generation.keep_negatives=true"])
-    generate(folder / "data", "stub", folder / "adapter", out, 4, 0, settings, loader="stub_drawer:load")
+    settings = load_settings(None, ["ldm.resolution=32", "generation.keep_negatives=true", *overrides])
+    generate(folder / "data", "stub", folder / "adapter", out, images, 0, settings, loader="stub_drawer:load")
 
 
-def test_a_repro_killed_in_the_middle_keeps_what_was_finished(workspace):
-    step = workspace.root / "bin" / "de"
-    resuming = STEP.replace("    part = ", "    if (out / f'{{number}}.txt').exists(): continue\n    part = ")
-    step.write_text(
-        resuming.replace("    part.rename", "    __import__('time').sleep(1)\n    part.rename").format(
-            python=sys.executable
-        )
-    )
+# The real `de`; only the drawer is a stand-in.
+DE = """#!{python}
+import functools, sys
+sys.path[:0] = {folders!r}
+import engine.generation.run as run
+run.generate = functools.partial(run.generate, loader="stub_drawer:load")
+from flows.cli import main
+main()
+"""
+DRAWN = (
+    "de generate --data ../data --ldm stub --adapter ../adapter --out generated --images 8 --seed 0 "
+    "--set generation.shard_size=1 --set ldm.resolution=32 --set generation.keep_negatives=true"
+)
+
+
+@pytest.mark.parametrize("kill", [os.killpg, os.kill])
+def test_a_repro_killed_in_the_middle_keeps_what_was_finished(workspace, tmp_path, kill):
+    """With its step, and alone: then the step lives on, and the next one shares no shard with it."""
+    out, log = workspace.root / "generated", tmp_path / "adapter" / "drawn.log"
+    draw_dataset(tmp_path, tmp_path / "unbroken", 8, "generation.steps=20")
+    log.unlink()
+    folders = [str(Path(__file__).parents[2]), str(Path(stub_drawer.__file__).parent)]
+    (workspace.root / "bin" / "de").write_text(DE.format(python=sys.executable, folders=folders))
+    workspace.write_stage(cmd=DRAWN, deps=["../data"], metrics=[])
+    (tmp_path / "adapter" / "behaviour.json").write_text('{"sleep_s": 0.4}')
     command = [sys.executable, "-m", "dvc", "repro"]
     repro = subprocess.Popen(command, cwd=workspace.root, start_new_session=True, stdout=subprocess.DEVNULL)
-    first = workspace.root / "generated" / "0.txt"
+    first = out / "shards" / "00000" / "shard.json"
     while not first.exists():
         assert repro.poll() is None
-        time.sleep(0.05)
-    os.killpg(repro.pid, signal.SIGKILL)
+        time.sleep(0.02)
+    kill(repro.pid, signal.SIGKILL)
     repro.wait()
-    before = first.stat().st_mtime_ns
+    before = first.stat().st_ino
     assert not (workspace.root / "dvc.lock").exists()
-    workspace.dvc("repro")
-    assert first.stat().st_mtime_ns == before  # persist: true, and the step went on
-    assert len(list((workspace.root / "generated").glob("*.txt"))) == 3
+    end = time.monotonic() + 120
+    while (again := subprocess.run(command, cwd=workspace.root, capture_output=True, text=True)).returncode:
+        assert kill is os.kill and "in the hands of another live process" in again.stderr, again.stderr
+        assert time.monotonic() < end
+    assert first.stat().st_ino == before  # persist: true, and the step went on
+    drawn = sorted(int(line.split()[0]) for line in log.read_text().splitlines())
+    assert sorted(set(drawn)) == list(range(1, 9)) and len(drawn) <= (8 if kill is os.kill else 9)
+    name = "annotations.json"
+    assert (out / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes() and verify(out) == []
     assert "up to date" in workspace.dvc("status")
 
 
