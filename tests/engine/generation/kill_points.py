@@ -20,7 +20,7 @@ from conftest import Bench, result, write_source
 from tqdm import tqdm
 
 from engine.generation import durable
-from engine.generation.run import verify
+from engine.generation.run import look, verify
 
 PATCHED = ("fsync", "rename", "replace", "link", "unlink", "mkdir", "rmdir")
 
@@ -113,6 +113,9 @@ def problems(bench: Bench, out: Path, expected: dict, deadly: int, damaged: set[
         whole = result(out)["annotations.json"] if (out / "manifest.json").exists() else None
         if whole not in (None, expected["annotations.json"]):
             found.append("annotations.json was not whole")
+    if (out / "plan.json").exists():
+        bad = {f"{number:05d}" for number in look(out, verify=True).bad} - damaged
+        found += [f"shard {name} had its name before it was whole" for name in bad]
     before = {name: mark for name, mark in committed(out).items() if name not in damaged}
     run(bench, out.name, None)
     after = committed(out)

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_settings, result
 from stub_drawer import LOADER, StubDrawer
 
 from engine.errors import ModelError, RunConflict, RunFailed
-from engine.generation import durable
-from engine.generation.plan_file import load_plan
+from engine.generation import drawing, durable
+from engine.generation.plan_file import load_plan, prepare
 from engine.generation.run import generate, look, pending_shards, resume, run_shard, verify
 from engine.generation.shard_state import is_done
 
@@ -144,6 +145,15 @@ def test_a_full_disk_fails_the_shard_and_leaves_the_others(bench, unbroken, monk
     assert bench.drawn() == list(range(6, 18))
 
 
+def test_a_shard_that_fails_takes_its_work_away_itself(bench):
+    """Before the run or the next attempt tidies up."""
+    plan = prepare(bench.data, bench.root / "out", 17, 1, make_settings(), StubDrawer(bench.adapter).identity)
+    bench.behave(model_error_items=[8])
+    with pytest.raises(ModelError):
+        run_shard(bench.root / "out", 1, StubDrawer(bench.adapter), plan=plan)
+    assert list((bench.root / "out" / "shards").iterdir()) == []
+
+
 def test_an_item_that_always_fails_does_not_take_its_shard_along(bench):
     bench.behave(raise_items={"7": "cannot\ndraw"})
     out = bench.generate(max_failed_rate=0.1)
@@ -185,6 +195,23 @@ def test_too_little_memory_for_one_image_fails_the_shard_and_not_the_item(bench)
     with pytest.raises(RunFailed, match="shard 0: RunFailed: Out of memory with a single image"):
         bench.generate()
     assert not list((bench.root / "out" / "shards").iterdir())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_memory_that_runs_out_while_an_image_is_written_fails_the_shard_and_not_the_item(
+    bench, unbroken, monkeypatch, error
+):
+    jpeg, calls = drawing._jpeg, []
+
+    def runs_out(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise error
+        return jpeg(*args)
+
+    monkeypatch.setattr(drawing, "_jpeg", runs_out)
+    assert result(bench.generate()) == result(unbroken)  # at the second attempt
+    assert len(calls) > 3
 
 
 def test_an_error_of_the_model_ends_the_run_at_once(bench):
