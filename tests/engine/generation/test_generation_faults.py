@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_settings, result
-from stub_drawer import LOADER, StubDrawer
+from stub_drawer import LOADER, StubDrawer, draw_one
 
 from engine.errors import ModelError, RunConflict, RunFailed
 from engine.generation import drawing, durable
+from engine.generation.drawing import WAITING, ImageWriter
 from engine.generation.plan_file import load_plan, prepare
 from engine.generation.run import generate, look, pending_shards, resume, run_shard, verify
 from engine.generation.shard_state import is_done
@@ -152,6 +153,17 @@ def test_a_shard_that_fails_takes_its_work_away_itself(bench):
     with pytest.raises(ModelError):
         run_shard(bench.root / "out", 1, StubDrawer(bench.adapter), plan=plan)
     assert list((bench.root / "out" / "shards").iterdir()) == []
+
+
+def test_nothing_more_is_drawn_when_a_write_has_failed(bench):
+    settings = make_settings(keep_negatives=True)
+    plan = prepare(bench.data, bench.root / "out", 17, 1, settings, StubDrawer(bench.adapter).identity)
+    item, taken = plan.items_of(0)[0], 0
+    with pytest.raises(FileNotFoundError):
+        with ImageWriter(bench.root / "gone", plan) as writer:
+            for taken in range(20_000):
+                writer.take(item, draw_one(item))
+    assert taken <= WAITING + 2  # so many may wait until the first one is through
 
 
 def test_an_item_that_always_fails_does_not_take_its_shard_along(bench):
