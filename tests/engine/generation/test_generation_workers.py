@@ -8,12 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import make_settings, result
+from conftest import make_settings, result, within
 from stub_drawer import LOADER, StubDrawer
 
 from engine.errors import ConfigError, RunFailed
@@ -45,20 +44,6 @@ def wait_for(condition, seconds=120.0):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
     return value
-
-
-def within(seconds: float, function, *args, **kwargs):
-    """What the call gives or raises; TimeoutError where it takes longer. Nobody waits for a call that hangs."""
-    outcome: Future = Future()
-
-    def call() -> None:
-        try:
-            outcome.set_result(function(*args, **kwargs))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return outcome.result(seconds)
 
 
 def pids(bench) -> set[int]:
