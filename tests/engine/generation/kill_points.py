@@ -8,6 +8,8 @@ from a finished run of which one image was deleted and one shard.json emptied.
 
 from __future__ import annotations
 
+import builtins
+import io
 import json
 import logging
 import os
@@ -19,9 +21,9 @@ from pathlib import Path
 from conftest import Bench, result, write_source
 from tqdm import tqdm
 
-from engine.generation import durable
 from engine.generation.run import look, verify
 
+_open = open
 PATCHED = ("fsync", "rename", "replace", "link", "unlink", "mkdir", "rmdir")
 
 
@@ -40,7 +42,7 @@ class Points:
         os.fsync = lambda handle: None  # a killed process leaves what it wrote in the system's hands: saves the wait
         for name in PATCHED:
             setattr(os, name, self._guarded(getattr(os, name)))
-        durable.open = self._open
+        builtins.open = io.open = self._open  # pathlib takes the latter
 
     def _guarded(self, function):
         def guarded(*args, **kwargs):
@@ -49,10 +51,11 @@ class Points:
 
         return guarded
 
-    def _open(self, path, mode):
+    def _open(self, path, mode="r", *args, **kwargs):
+        if "w" not in mode:
+            return _open(path, mode, *args, **kwargs)
         self.pass_one()
-        file = open(path, mode)
-        return _TornFile(file, self) if "w" in mode else file
+        return _TornFile(_open(path, mode, *args, **kwargs), self)
 
 
 class _TornFile:

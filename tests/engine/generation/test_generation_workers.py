@@ -109,6 +109,7 @@ def test_a_shard_that_kills_every_worker_is_listed_and_the_others_are_done(bench
         bench.generate(workers=2)
     out = bench.root / "out"
     assert pending_shards(out) == [1]
+    assert not list((out / "shards").glob(".*"))  # nobody tidies up after a kill but the run itself
     bench.behave()
     assert result(bench.generate(workers=2)) == result(unbroken)
 
