@@ -23,9 +23,10 @@ from engine.generation.run import generate, look, pending_shards, resume, run_sh
 from engine.generation.shard_state import PREVIEW, RECORDS, is_done
 
 
+@pytest.mark.parametrize("which", ["ends", pytest.param("every", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scenario", ["fresh", "repair"])
-def test_killed_at_any_write_point_a_run_ends_in_the_same_bytes(tmp_path, scenario):
-    command = [sys.executable, str(Path(__file__).with_name("kill_points.py")), str(tmp_path), scenario]
+def test_killed_at_any_write_point_a_run_ends_in_the_same_bytes(tmp_path, scenario, which):
+    command = [sys.executable, str(Path(__file__).with_name("kill_points.py")), str(tmp_path), scenario, which]
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = json.loads((tmp_path / "found.json").read_text())
