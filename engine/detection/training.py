@@ -155,10 +155,12 @@ class _Training:
         try:
             return self._step(runner, step, batch)
         except torch.OutOfMemoryError as error:
+            ids = ", ".join(map(str, batch.image_ids))
             raise RunFailed(
                 f"{self.name}: the GPU's memory was not enough at step {step} for {len(batch.image_ids)} images a "
-                f"process. Lower batch_size (now {self.batches.batch_size}), the working resolution, or the head's "
-                f"width; bfloat16 is {'on' if self.settings.bfloat16 else 'off'}. {self._what_is_kept()}"
+                f"process (with the ids {ids}). Lower batch_size (now {self.batches.batch_size}), the working "
+                f"resolution, or the head's width; bfloat16 is {'on' if self.settings.bfloat16 else 'off'}. "
+                f"{self._what_is_kept()}"
             ) from error
 
     def _step(self, runner: nn.Module, step: int, batch: Batch) -> float:

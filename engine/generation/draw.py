@@ -154,6 +154,8 @@ class AdapterDrawer:
             source = next(moments) if item.mode == "img2img" else None
             error = source if isinstance(source, Exception) else self._prepare_prompts(items[place:], rows)
             if error is not None:
+                if is_out_of_memory(error):
+                    raise error
                 failed.append((place, error))
                 continue
             strength = item.strength if item.mode == "img2img" else 1.0

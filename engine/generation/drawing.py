@@ -19,6 +19,7 @@ from engine.generation.labels import LabelRules
 from engine.generation.plan import Plan, PlannedItem
 from engine.generation.preview_sheet import PreviewSheet
 from engine.generation.records import KEPT, ShardCounts, count, drawn_record, failed_record
+from engine.generation.room import is_out_of_memory
 from engine.generation.shard_state import PREVIEW, RECORDS, VERSION, image_name
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ class ImageWriter:
             record = drawn_record(item, drawn, self._rules, self._category_ids)
             if record["status"] == KEPT:
                 jpeg = _jpeg(drawn.image, self._quality)
-        except MemoryError:
-            raise  # a matter of the machine, not of the item
         except Exception as error:
+            if is_out_of_memory(error):
+                raise  # a matter of the machine, not of the item
             log.warning("Item %d could not be drawn: %s: %s", item.item, type(error).__name__, error)
             record = failed_record(item, error)
         if record["status"] == KEPT:

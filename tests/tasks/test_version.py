@@ -24,6 +24,7 @@ from engine.generation.verify import verify
 from tasks.version import record
 
 sys.path.append(str(Path(__file__).parents[1] / "engine" / "generation"))
+import stub_drawer  # noqa: E402
 
 # Draws nothing: writes what `--images` and params.yaml say, and tells that it ran.
 STEP = """#!{python}
@@ -208,39 +209,77 @@ def test_a_hostile_version_name_becomes_no_tag(workspace):
     assert workspace.sh("git", "tag") == ""
 
 
-def draw_dataset(folder: Path, out: Path) -> None:
-    """A real generated dataset of four images; only its drawer is a stand-in."""
+def draw_dataset(folder: Path, out: Path, images: int = 4, *overrides: str) -> None:
+    """A real generated dataset; only its drawer is a stand-in."""
     (folder / "data" / "images").mkdir(parents=True)
     (folder / "adapter").mkdir()
     Image.new("RGB", (32, 32)).save(folder / "data" / "images" / "1.png")
     box = Annotation(1, 1, 2, (2.0, 3.0, 10.0, 9.0), 90.0, 0, {})
     categories = [Category(i, f"class{i}") for i in (2, 5, 9)]
     write_dataset(folder / "data", "train", [ImageRecord(1, "1.png", 32, 32, {})], [box], categories)
-    settings = load_settings(None, ["ldm.resolution=32", "generation.keep_negatives=true"])
-    generate(folder / "data", "stub", folder / "adapter", out, 4, 0, settings, loader="stub_drawer:load")
+    settings = load_settings(None, ["ldm.resolution=32", "generation.keep_negatives=true", *overrides])
+    generate(folder / "data", "stub", folder / "adapter", out, images, 0, settings, loader="stub_drawer:load")
 
 
-def test_a_repro_killed_in_the_middle_keeps_what_was_finished(workspace):
-    step = workspace.root / "bin" / "de"
-    resuming = STEP.replace("    part = ", "    if (out / f'{{number}}.txt').exists(): continue\n    part = ")
-    step.write_text(
-        resuming.replace("    part.rename", "    __import__('time').sleep(1)\n    part.rename").format(
-            python=sys.executable
-        )
-    )
-    command = [sys.executable, "-m", "dvc", "repro"]
-    repro = subprocess.Popen(command, cwd=workspace.root, start_new_session=True, stdout=subprocess.DEVNULL)
-    first = workspace.root / "generated" / "0.txt"
-    while not first.exists():
-        assert repro.poll() is None
-        time.sleep(0.05)
-    os.killpg(repro.pid, signal.SIGKILL)
+# The real `de`; only the drawer is a stand-in.
+DE = """#!{python}
+import functools, sys
+sys.path[:0] = {folders!r}
+import engine.generation.run as run
+run.generate = functools.partial(run.generate, loader="stub_drawer:load")
+from flows.cli import main
+main()
+"""
+DRAWN = (
+    "de generate --data ../data --ldm stub --adapter ../adapter --out generated --images 8 --seed 0 "
+    "--set generation.shard_size=1 --set ldm.resolution=32 --set generation.keep_negatives=true"
+)
+
+
+def drawings(log: Path) -> list[tuple[int, int]]:
+    """(item, process id) of what was begun."""
+    return [tuple(map(int, line.split())) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def wait_for(condition, seconds=120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("kill", [os.killpg, os.kill])
+def test_a_repro_killed_in_the_middle_keeps_what_was_finished(workspace, tmp_path, kill):
+    """With its step, and alone: then the step lives on, and the next one shares no shard with it."""
+    out, log = workspace.root / "generated", tmp_path / "adapter" / "drawn.log"
+    draw_dataset(tmp_path, tmp_path / "unbroken", 8, "generation.steps=20")
+    log.unlink()
+    folders = [str(Path(__file__).parents[2]), str(Path(stub_drawer.__file__).parent)]
+    (workspace.root / "bin" / "de").write_text(DE.format(python=sys.executable, folders=folders))
+    workspace.write_stage(cmd=DRAWN, deps=["../data"], metrics=[])
+    (tmp_path / "adapter" / "behaviour.json").write_text('{"gate_from": 3}')  # until there is a file `open`
+    command, words = [sys.executable, "-m", "dvc", "repro"], {"cwd": workspace.root, "text": True}
+    repro = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, **words)
+    wait_for(lambda: len(drawings(log)) == 3)
+    kill(repro.pid, signal.SIGKILL)
     repro.wait()
-    before = first.stat().st_mtime_ns
+    first = out / "shards" / "00000" / "shard.json"
+    before = first.stat().st_ino
     assert not (workspace.root / "dvc.lock").exists()
-    workspace.dvc("repro")
-    assert first.stat().st_mtime_ns == before  # persist: true, and the step went on
-    assert len(list((workspace.root / "generated").glob("*.txt"))) == 3
+    again = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **words)
+    wait_for(lambda: len({pid for _, pid in drawings(log)}) == 2)
+    (tmp_path / "adapter" / "open").touch()
+    error, end = again.communicate(timeout=120)[1], time.monotonic() + 120
+    while again.returncode:
+        assert kill is os.kill and "in the hands of another live process" in error, error
+        assert time.monotonic() < end
+        again = subprocess.run(command, capture_output=True, **words)
+        error = again.stderr
+    assert first.stat().st_ino == before  # persist: true, and the step went on
+    twice = [3] if kill is os.killpg else []  # it was in hand
+    assert sorted(item for item, _ in drawings(log)) == sorted([*range(1, 9), *twice])
+    name = "annotations.json"
+    assert (out / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes() and verify(out) == []
     assert "up to date" in workspace.dvc("status")
 
 

@@ -159,6 +159,20 @@ def test_a_killed_export_leaves_no_folder_of_that_name_and_the_next_one_cleans_u
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
 
 
+def test_the_folder_that_was_filled_gets_the_name_itself(tmp_path, monkeypatch):
+    """In one step: what copies its files there one by one shows half of them to whoever looks meanwhile."""
+    filled = []
+
+    def watched(work, *args):
+        filled.append(work.stat().st_ino)
+        export.write_coco(work, *args)
+        assert not (tmp_path / "out").exists()
+
+    monkeypatch.setitem(export.WRITERS, "coco", watched)
+    export_dataset(make_source(tmp_path / "data"), tmp_path / "out", "coco")
+    assert filled == [(tmp_path / "out").stat().st_ino]
+
+
 def generated(folder):
     """A generated dataset: annotations.json, reviewed: 2 rejected, 4 undecided."""
     make_source(folder, "annotations")

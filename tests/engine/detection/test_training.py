@@ -247,6 +247,21 @@ def test_out_of_gpu_memory_says_what_to_lower(tmp_path):
         fit(Hungry(), Noise(), SETTINGS, "test")
 
 
+def test_out_of_gpu_memory_leaves_the_last_state_and_names_step_and_images(unbroken, tmp_path):
+    class Hungry(Model):
+        def forward(self, pixels, targets, texts):
+            self.calls = getattr(self, "calls", -1) + 1
+            if self.calls == 7:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(pixels, targets, texts)
+
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(RunFailed, match="at step 7 .*700, 701, 702, 703.*state is kept"):
+        fit(Hungry(), Noise(), SETTINGS, "test", state=path)
+    result = trained(state=path)
+    assert same(result[0], unbroken[0]) and result[1] == unbroken[1]
+
+
 def test_batches_prepared_ahead_in_another_process_change_nothing(unbroken):
     result = trained(loaders=1)
     assert same(result[0], unbroken[0]) and result[1] == unbroken[1]

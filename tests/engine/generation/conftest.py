@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,17 @@ def result(out: Path) -> dict[str, str]:
     """sha256 of every file that a user gets."""
     files = [out / "annotations.json", out / "manifest.json", *sorted((out / "images").iterdir())]
     return {str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def within(seconds: float, function, *args, **kwargs):
+    """What the call gives or raises; TimeoutError where it takes longer. Nobody waits for a call that hangs."""
+    outcome: Future = Future()
+
+    def call() -> None:
+        try:
+            outcome.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return outcome.result(seconds)

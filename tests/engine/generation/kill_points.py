@@ -1,16 +1,20 @@
 """Run by a test: kill a run at each of its write points in turn, finish it, write what was found to found.json.
 
-    python kill_points.py FOLDER fresh|repair
+    python kill_points.py FOLDER fresh|repair ends|every
 
 Each run is a forked child of this single-threaded process, so that hundreds of points take seconds. "repair" starts
-from a finished run of which one image was deleted and one shard.json emptied.
+from a finished run of which one image was deleted and one shard.json emptied. Of the points that do the same to files
+of one kind, "ends" takes the first and the last one.
 """
 
 from __future__ import annotations
 
+import builtins
+import io
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -19,9 +23,10 @@ from pathlib import Path
 from conftest import Bench, result, write_source
 from tqdm import tqdm
 
-from engine.generation import durable
-from engine.generation.run import verify
+from engine.generation.run import look, verify
 
+_open = open
+NUMBER = re.compile(r"[0-9a-f]{8}|\d+")
 PATCHED = ("fsync", "rename", "replace", "link", "unlink", "mkdir", "rmdir")
 
 
@@ -29,30 +34,32 @@ class Points:
     """Counts write points; ends the process without warning before the one that is `deadly`."""
 
     def __init__(self, deadly: int | None):
-        self.deadly, self.count = deadly, 0
+        self.deadly, self.passed = deadly, []
 
-    def pass_one(self) -> None:
-        if self.count == self.deadly:
+    def pass_one(self, what: str, path) -> None:
+        if len(self.passed) == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.count += 1
+        name = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else str(path)
+        self.passed.append(f"{what} {NUMBER.sub('#', name)}")
 
     def patch(self) -> None:
         os.fsync = lambda handle: None  # a killed process leaves what it wrote in the system's hands: saves the wait
         for name in PATCHED:
             setattr(os, name, self._guarded(getattr(os, name)))
-        durable.open = self._open
+        builtins.open = io.open = self._open  # pathlib takes the latter
 
     def _guarded(self, function):
         def guarded(*args, **kwargs):
-            self.pass_one()
+            self.pass_one(function.__name__, args[0])
             return function(*args, **kwargs)
 
         return guarded
 
-    def _open(self, path, mode):
-        self.pass_one()
-        file = open(path, mode)
-        return _TornFile(file, self) if "w" in mode else file
+    def _open(self, path, mode="r", *args, **kwargs):
+        if "w" not in mode:
+            return _open(path, mode, *args, **kwargs)
+        self.pass_one("open", path)
+        return _TornFile(_open(path, mode, *args, **kwargs), self)
 
 
 class _TornFile:
@@ -73,12 +80,12 @@ class _TornFile:
     def write(self, content: bytes) -> None:
         self.file.write(content[: len(content) // 2])
         self.file.flush()
-        self.points.pass_one()
+        self.points.pass_one("tear", self.file.name)
         self.file.write(content[len(content) // 2 :])
 
 
-def run(bench: Bench, name: str, deadly: int | None) -> tuple[int, int]:
-    """Generate in a child process; (signal that ended it or 0, write points passed)."""
+def run(bench: Bench, name: str, deadly: int | None) -> tuple[int, list[str]]:
+    """Generate in a child process; (signal that ended it or 0, write points passed where it came to its end)."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -87,17 +94,24 @@ def run(bench: Bench, name: str, deadly: int | None) -> tuple[int, int]:
         points.patch()
         try:
             bench.generate(name, images=4, shard_size=2)
-            write(writer, str(points.count).encode())
+            write(writer, json.dumps(points.passed).encode())
             leave(0)
         finally:
             leave(1)
     os.close(writer)
-    passed = os.read(reader, 100)
-    os.close(reader)
+    with _open(reader, "rb") as pipe:
+        passed = pipe.read()
     status = os.waitpid(child, 0)[1]
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
         raise SystemExit(f"the run to be killed at {deadly} failed by itself")
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, int(passed or b"0")
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, json.loads(passed or b"[]")
+
+
+def ends(points: list[str]) -> list[int]:
+    """Places of the first and the last of each kind of points."""
+    first = {kind: place for place, kind in reversed(list(enumerate(points)))}
+    last = {kind: place for place, kind in enumerate(points)}
+    return sorted({*first.values(), *last.values()})
 
 
 def committed(out: Path) -> dict[str, tuple[int, int]]:
@@ -113,6 +127,9 @@ def problems(bench: Bench, out: Path, expected: dict, deadly: int, damaged: set[
         whole = result(out)["annotations.json"] if (out / "manifest.json").exists() else None
         if whole not in (None, expected["annotations.json"]):
             found.append("annotations.json was not whole")
+    if (out / "plan.json").exists():
+        bad = {f"{number:05d}" for number in look(out, verify=True).bad} - damaged
+        found += [f"shard {name} had its name before it was whole" for name in bad]
     before = {name: mark for name, mark in committed(out).items() if name not in damaged}
     run(bench, out.name, None)
     after = committed(out)
@@ -124,7 +141,7 @@ def problems(bench: Bench, out: Path, expected: dict, deadly: int, damaged: set[
     return [f"killed at {deadly}: {problem}" for problem in found]
 
 
-def main(folder: Path, scenario: str) -> None:
+def main(folder: Path, scenario: str, which: str) -> None:
     logging.disable()
     (folder / "adapter").mkdir()
     bench = Bench(folder, write_source(folder / "data"), folder / "adapter")
@@ -139,7 +156,8 @@ def main(folder: Path, scenario: str) -> None:
         shutil.copytree(folder / "unbroken", folder / "measure")
         _, points = run(bench, "measure", None)
     found, killed, interrupted = [], 0, 0
-    for deadly in range(points):
+    chosen = ends(points) if which == "ends" else range(len(points))
+    for deadly in chosen:
         out = folder / f"{deadly}"
         if scenario == "repair":
             shutil.copytree(folder / "unbroken", out)
@@ -148,7 +166,7 @@ def main(folder: Path, scenario: str) -> None:
         interrupted += not (out / "plan.json").exists() or bool(verify(out))
         found += problems(bench, out, expected, deadly, damaged)
         shutil.rmtree(out)
-    summary = {"points": points, "killed": killed, "interrupted": interrupted, "problems": found}
+    summary = {"points": len(chosen), "killed": killed, "interrupted": interrupted, "problems": found}
     (folder / "found.json").write_text(json.dumps(summary))
 
 
@@ -158,4 +176,4 @@ def damage(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

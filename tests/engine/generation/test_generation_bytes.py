@@ -206,6 +206,21 @@ def test_at_one_in_flight_calls_get_fewer_rows_and_a_warning_says_what_that_mean
         assert np.abs(image.astype(int) - other).max() <= 1
 
 
+def test_no_memory_for_a_source_is_no_failure_of_its_item(drawer, items, expected, monkeypatch):
+    read, short = drawer._read, [items[1].source_image_id]
+
+    def reads(key):
+        if key[0] in short:
+            short.clear()
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+        return read(key)
+
+    monkeypatch.setattr(drawer, "_read", reads)
+    drawer._encoder._known.clear()
+    assert same_bits(expected, arrays(drawer.draw(items, 4)))
+    assert not short and drawer._room.in_flight == 2
+
+
 def test_memory_for_not_even_one_row_is_no_failure_of_an_item(drawer, items, memory):
     memory(0)
     with pytest.raises(RunFailed, match="single image and one row per call.*CUDA out of memory"):

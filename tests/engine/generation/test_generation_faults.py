@@ -7,22 +7,26 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from conftest import make_settings, result
-from stub_drawer import LOADER, StubDrawer
+import torch
+from conftest import make_settings, result, within
+from stub_drawer import LOADER, StubDrawer, draw_one
 
 from engine.errors import ModelError, RunConflict, RunFailed
-from engine.generation import durable
-from engine.generation.plan_file import load_plan
+from engine.generation import drawing, durable
+from engine.generation.drawing import WAITING, ImageWriter
+from engine.generation.plan_file import load_plan, prepare
 from engine.generation.run import generate, look, pending_shards, resume, run_shard, verify
-from engine.generation.shard_state import is_done
+from engine.generation.shard_state import PREVIEW, RECORDS, is_done
 
 
+@pytest.mark.parametrize("which", ["ends", pytest.param("every", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scenario", ["fresh", "repair"])
-def test_killed_at_any_write_point_a_run_ends_in_the_same_bytes(tmp_path, scenario):
-    command = [sys.executable, str(Path(__file__).with_name("kill_points.py")), str(tmp_path), scenario]
+def test_killed_at_any_write_point_a_run_ends_in_the_same_bytes(tmp_path, scenario, which):
+    command = [sys.executable, str(Path(__file__).with_name("kill_points.py")), str(tmp_path), scenario, which]
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = json.loads((tmp_path / "found.json").read_text())
@@ -54,6 +58,11 @@ def test_finished_shards_are_not_drawn_again(bench, unbroken):
         (lambda shard: edit(shard, items=[6, 7, 8, 9, 11]), "other items"),
         (lambda shard: edit(shard, shard=3), "other items"),
         (lambda shard: edit(shard, files={}), "does not fit its counts"),
+        (lambda shard: edit_files(shard, {"images/../../x.jpg": {"size": 1, "sha256": ""}}), "does not fit its counts"),
+        (lambda shard: edit_files(shard, {"records.jsonl": {"size": "1", "sha256": ""}}, 0), "files is not readable"),
+        (lambda shard: edit_counts(shard, planned=1, kept=1), "6 planned items of 5"),
+        (lambda shard: edit_counts(shard, kept=1), "do not add up"),
+        (lambda shard: edit_counts(shard, boxes=1), "not those of its records"),
         (lambda shard: first_image(shard).unlink(), "jpg is missing"),
         (lambda shard: first_image(shard).write_bytes(b""), "has 0 bytes"),
         (lambda shard: flip(first_image(shard)), "jpg has changed"),
@@ -66,7 +75,7 @@ def test_a_shard_that_is_not_whole_is_named_and_drawn_again(bench, unbroken, cap
     found = verify(out)
     assert found and all(text.startswith("shards/00001: ") and reason in text for text in found)
     assert not is_done(out, load_plan(out), 1, verify=True)
-    seen_at_once = "has changed" not in reason  # else only who reads every byte can know
+    seen_at_once = "has changed" not in reason and "records" not in reason  # else only who reads every byte can know
     assert pending_shards(out) == ([1] if seen_at_once else []) and look(out, verify=True).todo == [1]
     bench.drawn()
     with caplog.at_level(logging.WARNING):
@@ -79,6 +88,18 @@ def test_a_shard_that_is_not_whole_is_named_and_drawn_again(bench, unbroken, cap
 def edit(shard: Path, /, **changes) -> None:
     content = json.loads((shard / "shard.json").read_bytes())
     (shard / "shard.json").write_text(json.dumps(content | changes))
+
+
+def edit_files(shard: Path, added: dict, gone: int = 1) -> None:
+    """Put entries into the list of files, in the place of as many images."""
+    files = json.loads((shard / "shard.json").read_bytes())["files"]
+    images = [name for name in files if name.startswith("images/")]
+    edit(shard, files={name: files[name] for name in files if name not in images[:gone]} | added)
+
+
+def edit_counts(shard: Path, **more: int) -> None:
+    counts = json.loads((shard / "shard.json").read_bytes())["counts"]
+    edit(shard, counts=counts | {name: counts[name] + number for name, number in more.items()})
 
 
 def first_image(shard: Path) -> Path:
@@ -97,21 +118,22 @@ def test_damage_to_the_merged_files_is_found_and_cured(bench, unbroken, name):
     path = min((out / "images").iterdir()) if name == "images" else out / name
     path.unlink()
     assert [problem for problem in verify(out) if path.name in problem]
-    if name == "annotations.json":
+    if name != "manifest.json":
         path.write_bytes(b"{}")
-        assert verify(out) == ["annotations.json has changed (sha256 differs)"]
+        assert verify(out) == [f"{path.relative_to(out)} has changed (sha256 differs)"]
     bench.drawn()
     assert result(bench.generate()) == result(unbroken) and verify(out) == []
     assert bench.drawn() == []
 
 
-def test_a_full_disk_fails_the_shard_and_leaves_the_others(bench, unbroken, monkeypatch):
+@pytest.mark.parametrize("name", ["images", RECORDS, PREVIEW, "shard.json"])
+def test_a_full_disk_fails_the_shard_and_leaves_the_others(bench, unbroken, monkeypatch, name):
     written = []
 
     def fills_up(path, mode="r", *args):
         if "w" in mode and "shards" in str(path):
             written.append(path)
-            if len(written) == 9:
+            if ".tmp-00001-" in str(path) and name in Path(path).parts:
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return builtins.open(path, mode, *args)
 
@@ -119,12 +141,49 @@ def test_a_full_disk_fails_the_shard_and_leaves_the_others(bench, unbroken, monk
     with pytest.raises(RunFailed, match="shard 1: OSError.*No space left.*same command again"):
         bench.generate()
     out = bench.root / "out"
-    assert len(written) == 9  # no further shard was begun, nothing tried again, nothing written behind the error
+    # No further shard was begun, nothing tried again, nothing written behind the error.
+    assert name in written[-1].parts and len([path for path in written if path == written[-1]]) == 1
+    assert name != "images" or ".tmp-00001-" not in str(written[-2])
     assert [entry.name for entry in (out / "shards").iterdir()] == ["00000"]
     monkeypatch.undo()
     bench.drawn()
     assert result(bench.generate()) == result(unbroken)
     assert bench.drawn() == list(range(6, 18))
+
+
+def test_a_shard_that_fails_takes_its_work_away_itself(bench):
+    """Before the run or the next attempt tidies up."""
+    plan = prepare(bench.data, bench.root / "out", 17, 1, make_settings(), StubDrawer(bench.adapter).identity)
+    bench.behave(model_error_items=[8])
+    with pytest.raises(ModelError):
+        run_shard(bench.root / "out", 1, StubDrawer(bench.adapter), plan=plan)
+    assert list((bench.root / "out" / "shards").iterdir()) == []
+
+
+def test_a_failed_write_ends_drawing_and_writing_and_leaves_nobody_waiting(bench, monkeypatch):
+    settings = make_settings(keep_negatives=True)
+    plan = prepare(bench.data, bench.root / "out", 17, 1, settings, StubDrawer(bench.adapter).identity)
+    item, taken, written, full = plan.items_of(0)[0], [], [], threading.Event()
+    drawn = draw_one(item)
+
+    def fails(path, content):
+        written.append(path)
+        full.wait(30)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def take_many() -> None:
+        with ImageWriter(bench.root, plan) as writer:
+            for _ in range(20_000):
+                taken.append(item)
+                writer.take(item, drawn)
+
+    monkeypatch.setattr(drawing, "_write", fails)
+    threading.Timer(0.5, full.set).start()  # until then one is in hand, the others fill the queue
+    with pytest.raises(OSError, match="No space left"):
+        within(30, take_many)
+    assert len(written) == 1 and len(taken) <= WAITING + 3
+    with pytest.raises(OSError, match="No space left"), ImageWriter(bench.root, plan) as writer:
+        writer.take(item, drawn)  # the last one: nobody asks again
 
 
 def test_an_item_that_always_fails_does_not_take_its_shard_along(bench):
@@ -156,7 +215,7 @@ def test_too_many_failed_items_fail_the_run_and_are_tried_again(bench, unbroken)
 def test_out_of_memory_halves_what_is_in_flight_and_says_so(bench, unbroken, caplog):
     bench.behave(fits=1)
     with caplog.at_level(logging.WARNING):
-        assert result(bench.generate(batch_size=4)) == result(unbroken)
+        assert result(within(60, bench.generate, batch_size=4)) == result(unbroken)
     told = [text for text in caplog.messages if "Out of memory" in text]
     assert len(told) == 2 and "4 images in flight: it goes on with 2" in told[0] and "MemoryError" in told[0]
     drawn = bench.drawn()
@@ -168,6 +227,23 @@ def test_too_little_memory_for_one_image_fails_the_shard_and_not_the_item(bench)
     with pytest.raises(RunFailed, match="shard 0: RunFailed: Out of memory with a single image"):
         bench.generate()
     assert not list((bench.root / "out" / "shards").iterdir())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_memory_that_runs_out_while_an_image_is_written_fails_the_shard_and_not_the_item(
+    bench, unbroken, monkeypatch, error
+):
+    jpeg, calls = drawing._jpeg, []
+
+    def runs_out(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise error
+        return jpeg(*args)
+
+    monkeypatch.setattr(drawing, "_jpeg", runs_out)
+    assert result(bench.generate()) == result(unbroken)  # at the second attempt
+    assert len(calls) > 3
 
 
 def test_an_error_of_the_model_ends_the_run_at_once(bench):

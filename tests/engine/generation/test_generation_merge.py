@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -12,7 +13,9 @@ from engine.data.dataset import read_dataset
 from engine.errors import RunFailed
 from engine.generation.merge import merge
 from engine.generation.plan_file import load_plan
+from engine.generation.records import count
 from engine.generation.run import generate, verify
+from engine.generation.shard_state import Shard, read_shard
 
 OF_THE_ITEM = (
     "item",
@@ -110,6 +113,35 @@ def test_merge_reads_only_the_records_that_were_committed(bench):
     records.write_bytes(records.read_bytes().replace(b'"width":48', b'"width":96'))
     with pytest.raises(RunFailed, match="00001: records.jsonl has changed"):
         merge(out)
+
+
+def test_merge_counts_the_records_itself(bench):
+    out = bench.generate()
+    commit = out / "shards" / "00001" / "shard.json"
+    content = json.loads(commit.read_bytes())
+    content["counts"]["boxes"] += 1
+    commit.write_text(json.dumps(content))
+    with pytest.raises(RunFailed, match="00001: shard.json counts .*its records say"):
+        merge(out)
+
+
+def test_a_total_that_is_not_the_plans_ends_the_merge(bench, monkeypatch):
+    """Whatever the checks of a shard let through."""
+
+    class Short(Shard):
+        def records(self):
+            return iter(list(super().records())[:-1])
+
+    def reads(*args):
+        shard = Short(**vars(read_shard(*args)))
+        return dataclasses.replace(shard, counts=count(shard.records()))
+
+    out = bench.generate()
+    before = result(out)
+    monkeypatch.setattr("engine.generation.merge.read_shard", reads)
+    with pytest.raises(RunFailed, match="17 items were planned, the shards tell of .*planned=13"):
+        merge(out)
+    assert result(out) == before
 
 
 HOSTILE = ('"; touch PWNED; "', "line\nbreak\r\n", "${HOME} $(touch PWNED) `touch PWNED`", "nul\x00byte", "../../etc/x")

@@ -76,6 +76,11 @@ def test_a_run_in_a_store_gives_the_bytes_of_a_local_one(bench, unbroken, place)
     (bench.root / "elsewhere").mkdir()
     merge(bench.root / "elsewhere", place)  # any machine can
     assert result(bench.root / "elsewhere") == result(unbroken)
+    for damage in (lambda content: content[:-1] + b"!", lambda content: content[:-1]):
+        image = min((bench.root / "elsewhere" / "images").iterdir())
+        image.write_bytes(damage(image.read_bytes()))
+        merge(bench.root / "elsewhere", place)  # a copy that is not whole is brought again
+        assert result(bench.root / "elsewhere") == result(unbroken)
     assert result(bench.generate(store=place)) == result(unbroken)
     assert bench.drawn() == []
 
