@@ -64,7 +64,11 @@ def export(
     Of a reviewed dataset only what training would use. Example: de export runs/generated runs/yolo --format yolo
     """
     from engine.data.export import ExportOptions, export_dataset
+    from engine.data.parts import dataset_parts
+    from engine.generation.integrity import check_unchanged
 
+    if (folder / "annotations.json").is_file():
+        check_unchanged(folder, (image for part in dataset_parts(folder, "annotations") for image in part.images))
     options = ExportOptions(rejected, ignore_regions, link, shard_images, shard_mb * 10**6)
     typer.echo(export_dataset(folder, out, format, options).text())
 

@@ -71,7 +71,7 @@ def compare(
     train, test = read_dataset(real, "train"), read_dataset(real, "test")
     drawn = read_dataset(generated, "annotations")
     _check_classes({"train.json": train, "test.json": test, "the generated annotations.json": drawn})
-    check_unchanged(generated, drawn)
+    check_unchanged(generated, drawn.images)
     accepted = accepted_only(drawn, read_decisions(generated, drawn))
     if not accepted.images:
         raise DatasetError(f"{generated}: review accepted no image, so there is nothing to compare. Loosen `review`.")

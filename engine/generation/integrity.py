@@ -1,14 +1,15 @@
-"""Whether a generated dataset is still what its manifest says: asked before anyone trains on it."""
+"""Whether a generated dataset is still what its manifest says: asked before anyone trains on it or sends it out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
-from engine.data.dataset import Dataset
+from engine.data.records import ImageRecord
 from engine.errors import DatasetError
 from engine.generation.durable import sha256_of
 from engine.generation.verify import verify
@@ -16,7 +17,7 @@ from engine.generation.verify import verify
 MAX_LISTED = 10
 
 
-def check_unchanged(folder: Path, generated: Dataset) -> None:
+def check_unchanged(folder: Path, generated: Iterable[ImageRecord]) -> None:
     """Read every byte of a merged dataset and compare it with its manifest. Disks, copies and caches of versions may
     deliver other bytes than they were given, and say nothing.
 
@@ -24,7 +25,7 @@ def check_unchanged(folder: Path, generated: Dataset) -> None:
     engine, and there is nothing to compare with.
 
     Args:
-        generated: `folder`'s annotations.json as it was read.
+        generated: the images of its annotations.json, in that file's order.
 
     Raises:
         DatasetError: something was changed or lost; it is named where the shards are there too.
@@ -41,7 +42,7 @@ def check_unchanged(folder: Path, generated: Dataset) -> None:
     if sha256_of(folder / "annotations.json") != expected[0]:
         raise _changed(folder, ["annotations.json is not the one that manifest.json tells of"])
     images, missing = hashlib.sha256(), []
-    for image in tqdm(generated.images, desc="check images", unit="image", leave=False, delay=2):
+    for image in tqdm(generated, desc="check images", unit="image", leave=False, delay=2):
         try:
             images.update(f"images/{image.file_name} {sha256_of(folder / 'images' / image.file_name)}\n".encode())
         except OSError as error:
@@ -56,6 +57,6 @@ def check_unchanged(folder: Path, generated: Dataset) -> None:
 def _changed(folder: Path, problems: list[str]) -> DatasetError:
     more = f"; and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
     return DatasetError(
-        f"{folder} is not as it was generated ({'; '.join(problems[:MAX_LISTED])}{more}). Nothing is trained on it. "
+        f"{folder} is not as it was generated ({'; '.join(problems[:MAX_LISTED])}{more}). It is not used. "
         f"`de resume {folder} --verify` draws again what is not whole, and keeps the rest; or bring the files back."
     )

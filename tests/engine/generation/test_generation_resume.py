@@ -215,11 +215,11 @@ def test_only_one_shard_is_in_memory_at_a_time(bench, monkeypatch):
 
 def test_an_unfinished_dataset_is_refused_before_it_is_used(bench):
     out = bench.generate()
-    check_unchanged(out, read_dataset(out, "annotations"))
+    check_unchanged(out, read_dataset(out, "annotations").images)
     (out / "manifest.json").unlink()
     with pytest.raises(DatasetError, match="not finished.*de resume"):
-        check_unchanged(out, read_dataset(out, "annotations"))
-    check_unchanged(bench.data, read_dataset(bench.data, "train"))  # not one of ours
+        check_unchanged(out, read_dataset(out, "annotations").images)
+    check_unchanged(bench.data, read_dataset(bench.data, "train").images)  # not one of ours
 
 
 def test_a_withdrawn_shard_is_drawn_by_whoever_comes_first(bench, unbroken):

@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 from conftest import write_source
+from typer.testing import CliRunner
 
 from engine.config import load_settings
 from engine.data.dataset import read_dataset
 from engine.errors import DatasetError
 from engine.evaluation.compare import compare
 from engine.generation.integrity import check_unchanged
+from flows.cli import app
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def generated(unbroken, tmp_path):
 
 
 def check(folder) -> None:
-    check_unchanged(folder, read_dataset(folder, "annotations"))
+    check_unchanged(folder, read_dataset(folder, "annotations").images)
 
 
 def test_a_whole_dataset_and_a_copy_of_its_merged_files_pass(generated):
@@ -35,7 +37,7 @@ def test_a_flipped_byte_is_named_and_without_shards_still_refused(generated):
     content[-10] ^= 1
     image.unlink()  # it may be a link to the shard's own
     image.write_bytes(content)
-    with pytest.raises(DatasetError, match=f"images/{image.name} has changed.*Nothing is trained"):
+    with pytest.raises(DatasetError, match=f"images/{image.name} has changed.*It is not used"):
         check(generated)
     shutil.rmtree(generated / "shards")
     with pytest.raises(DatasetError, match="images are not those"):
@@ -47,16 +49,16 @@ def test_a_missing_image_a_changed_box_and_a_torn_manifest_are_refused(generated
     image = generated / "images" / dataset.images[0].file_name
     image.rename(generated / "away.jpg")
     with pytest.raises(DatasetError, match=f"images/{image.name} is not readable"):
-        check_unchanged(generated, dataset)
+        check_unchanged(generated, dataset.images)
     (generated / "away.jpg").rename(image)
     annotations = json.loads((generated / "annotations.json").read_bytes())
     annotations["annotations"][0]["bbox"][0] += 0.5
     (generated / "annotations.json").write_text(json.dumps(annotations))
     with pytest.raises(DatasetError, match="annotations.json is not the one"):
-        check_unchanged(generated, dataset)
+        check_unchanged(generated, dataset.images)
     (generated / "manifest.json").write_bytes(b'{"version":')
     with pytest.raises(DatasetError, match="manifest.json is not readable"):
-        check_unchanged(generated, dataset)
+        check_unchanged(generated, dataset.images)
 
 
 def test_a_comparison_does_not_start_on_a_changed_dataset(generated, tmp_path, monkeypatch):
@@ -70,3 +72,16 @@ def test_a_comparison_does_not_start_on_a_changed_dataset(generated, tmp_path, m
     with pytest.raises(DatasetError, match=f"images/{image.name} has changed"):
         compare(data, generated, tmp_path / "comparison", load_settings())
     assert not (tmp_path / "comparison").exists()
+
+
+def test_a_changed_dataset_is_not_exported(generated, tmp_path):
+    command = ["export", str(generated), str(tmp_path / "sent"), "--format", "coco"]
+    image = min((generated / "images").iterdir())
+    whole = image.read_bytes()
+    image.unlink()
+    image.write_bytes(b"junk")
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2 and f"images/{image.name} has changed" in refused.stderr
+    assert not (tmp_path / "sent").exists()
+    image.write_bytes(whole)
+    assert CliRunner().invoke(app, command).exit_code == 0
