@@ -20,6 +20,7 @@ from engine.generation.plan_file import plan_for
 from engine.generation.plan_rows import MODES
 from engine.generation.run_file import check_out
 from engine.generation.source import DrawerSource
+from engine.generation.store import open_store
 from engine.ldm.device import choose_device
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def preview(
     if workers < 1:
         raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
     check_out(out, store)
+    open_store(store or out)  # what cannot be used is told before models are loaded for minutes
     start = time.perf_counter()
     drawer = source.load()
     load_seconds = time.perf_counter() - start

@@ -81,6 +81,7 @@ def generate(
     check_out(out, store)
     run = Run(DrawerSource(data, ldm, adapter, settings, loader), store, workers)
     location = run.location(out)
+    open_store(location)  # what cannot be used is told before models are loaded for minutes
     with _Crew(run, location) as crew:
         plan = prepare(data, location, images, seed, settings, crew.first.identity)
         write_run(out, run.source, store, workers)
