@@ -23,6 +23,9 @@ from engine.generation.wishes import number_of_images
 
 log = logging.getLogger(__name__)
 VERSION = 2
+COLUMNS = {"categories": (int, str, str), "sources": (int, str, int, int), "prompts": (str, str)}
+MAX_SIDE = 65_535  # pixels of a jpeg
+MAX_TEXT = 200  # characters of a damaged file that are shown
 
 
 def prepare(
@@ -97,9 +100,9 @@ def load_plan(out: Path | str | Store) -> Plan:
         version = content["version"]
         parts = _parsed(content) if version == VERSION else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+        raise _damaged(path, f"{type(error).__name__}: {str(error)[:MAX_TEXT]}") from None
     if parts is None:
-        raise DatasetError(f"{path} is of version {version!r}; this program reads version {VERSION}.")
+        raise DatasetError(f"{path} is of version {str(version)[:20]}; this program reads version {VERSION}.")
     rows = read_items(store, content["items_sha256"])
     check_rows(f"{store.location}/{ITEMS}", rows, *(len(parts[name]) for name in ("sources", "prompts", "styles")))
     plan = Plan(rows=rows, **parts)
@@ -174,10 +177,35 @@ def _parsed(content: Mapping) -> dict:
             raise ValueError(f"{name} is {value!r}")
     if not isinstance(content["items_sha256"], str):
         raise ValueError("items_sha256 is no text")
-    tables = {
-        name: tuple(tuple(entry) if isinstance(entry, list) else entry for entry in content[name]) for name in TABLES
-    }
+    _check_spec(content["spec"])
+    tables = {name: tuple(_entry(name, entry) for entry in content[name]) for name in TABLES}
     return {"spec": content["spec"], **tables, **sizes}
+
+
+def _check_spec(spec) -> None:
+    """Its parts are there, and it can be written again as json: there is no NaN in it."""
+    named = {"seed": spec["seed"], "images": spec["images"], "data": spec["data"], "identity": spec["identity"]}
+    kinds = {"seed": int, "images": int, "data": str, "identity": dict}
+    wrong = [name for name, value in named.items() if type(value) is not kinds[name]]
+    if type(spec["settings"]["generation"]) is not dict:
+        wrong.append("settings.generation")
+    if wrong:
+        raise ValueError(f"spec.{wrong[0]} is of another kind")
+    to_json(spec)
+
+
+def _entry(table: str, entry):
+    """An entry of a table in its types."""
+    if table == "styles":
+        fits = type(entry) is str
+    else:
+        kinds = COLUMNS[table]
+        fits = type(entry) is list and [type(value) for value in entry] == list(kinds)
+    if fits and table == "sources":
+        fits = all(0 < side <= MAX_SIDE for side in entry[2:])
+    if not fits:
+        raise ValueError(f"an entry of {table} is {str(entry)[:MAX_TEXT]}")
+    return tuple(entry) if table != "styles" else entry
 
 
 def _damaged(path: str, why: str) -> DatasetError:
