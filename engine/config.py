@@ -247,6 +247,21 @@ def as_dict(settings) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
+def settings_from(content: Mapping, where: str) -> Settings:
+    """The inverse of `as_dict`. A file may have been changed since it was written, so every value is checked again.
+
+    Raises:
+        ConfigError: as `load_settings`; `where` names the file. KeyError, TypeError, AttributeError: another layout.
+    """
+    sections = {
+        name: kind(**{key: _checked(kind, name, key, value, where) for key, value in content[name].items()})
+        for name, kind in _sections().items()
+    }
+    settings = Settings(**sections)
+    _check_ranges(settings)
+    return settings
+
+
 def named_weight(text: str) -> tuple[str, float]:
     """An entry CLASS=WEIGHT of `generation.class_weights`.
 
