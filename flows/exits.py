@@ -22,7 +22,7 @@ USER_ERROR, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 OF_THE_MACHINE = {
     getattr(errno, name)
     for name in "ENOSPC EDQUOT EROFS EACCES EPERM EIO EMFILE ECONNREFUSED ECONNRESET ETIMEDOUT EHOSTUNREACH "
-    "ENETUNREACH EISDIR ENOTDIR ENAMETOOLONG".split()
+    "ENETUNREACH EEXIST EISDIR ENOTDIR ENOTEMPTY ENAMETOOLONG ELOOP".split()
 }
 
 
@@ -57,7 +57,8 @@ class GuardedGroup(TyperGroup):
             if type(error).__module__.partition(".")[0] == "typer":
                 raise  # usage errors and exits are typer's business
             if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-                where = f": {error.filename}" if error.filename else ""
+                names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+                where = f": {' -> '.join(names)}" if names else ""
                 _say(
                     f"Failed: {error.strerror}{where}. What was finished is kept; put the cause right and give the "
                     "same command again."

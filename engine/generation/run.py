@@ -166,7 +166,10 @@ class _Crew:
     def __exit__(self, kind, error, trace) -> None:
         self._stack.__exit__(kind, error, trace)
         if kind is not None and not is_remote(self._location):
-            open_store(self._location).remove_leftovers()  # of workers that were ended in the middle
+            try:
+                open_store(self._location).remove_leftovers()  # of workers that were ended in the middle
+            except OSError as again:  # the first error is the one to tell; the next run removes them
+                log.debug("Leftovers in %s could not be removed: %s", self._location, again)
 
     def draw(self, plan: Plan, todo: list[int]) -> None:
         """Have shards done."""
