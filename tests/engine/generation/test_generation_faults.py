@@ -13,7 +13,7 @@ import pytest
 from conftest import make_settings, result
 from stub_drawer import LOADER, StubDrawer
 
-from engine.errors import ModelError, RunConflict, RunFailed
+from engine.errors import ConfigError, ModelError, RunConflict, RunFailed
 from engine.generation import durable
 from engine.generation.local_store import LocalStore
 from engine.generation.plan_file import load_plan
@@ -75,6 +75,14 @@ def test_a_shard_that_is_not_whole_is_named_and_drawn_again(bench, unbroken, cap
     assert any("Shard 1 " in text and reason in text for text in caplog.messages)
     assert bench.drawn() == [6, 7, 8, 9, 10]
     assert result(out) == result(unbroken) and verify(out) == []
+
+
+def test_a_folder_that_cannot_be_written_in_is_said_before_models_are_loaded(bench, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((path, mode)))  # root may write anywhere
+    with pytest.raises(ConfigError, match="cannot be written in"):
+        generate(bench.data, "missing", bench.adapter, bench.root / "a" / "b", 17, 1, make_settings(), 1, LOADER)
+    assert asked == [(bench.root, os.W_OK | os.X_OK)]
 
 
 def test_cleaning_up_hides_no_error(bench, monkeypatch):
