@@ -97,8 +97,13 @@ def _terminate(number, frame):
     raise Terminated
 
 
+def printable(text: str) -> str:
+    """Words of a dataset or a file, as they may be shown: what a terminal would obey is written out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def _say(message: str) -> None:
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
 
 
 def _write_traceback() -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from engine.errors import ConfigError
+from flows.exits import printable
 from flows.options import Data, Ldm, Overrides, Params, Seed, Store
 
 Adapter = Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Folder of the adapter.")]
@@ -54,7 +55,7 @@ def plan(
         raise ConfigError(f"--json {json_file}: there is no folder {json_file.parent}. Make it, or name another file.")
     model, settings = open_settings(params, overrides or [], ldm)
     report = preview(DrawerSource(data, model, adapter, settings), out, images, seed, workers, calibrate, store)
-    typer.echo(plan_table(report))
+    typer.echo(printable(plan_table(report)))
     if json_file is not None:
         json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

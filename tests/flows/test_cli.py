@@ -125,6 +125,11 @@ def test_what_the_disk_or_the_network_refuses_is_one_message_without_a_traceback
     assert "traceback" not in result.output and result.output.count("\n") == 1
 
 
+def test_words_of_a_dataset_give_the_terminal_no_orders(monkeypatch):
+    generate_that(monkeypatch, DatasetError("class '\x1b]0;owned\x07\ud800' in\nd: größer"))
+    assert run(*GENERATE).stderr == "class '\\x1b]0;owned\\x07\\ud800' in\nd: größer\n"
+
+
 def test_ctrl_c_ends_with_130(monkeypatch):
     generate_that(monkeypatch, KeyboardInterrupt())
     result = run(*GENERATE)
