@@ -74,11 +74,29 @@ def plan_for(
 
 def _planned_in(store: Store, wanted: Plan) -> Plan | None:
     """The plan in a store, if that is new, empty or of the very same plan."""
+    if "plan.json" in store.names():
+        return _take_up(store, wanted)
+    refuse_foreign(store)
+    return None
+
+
+def refuse_foreign(out: Path | str | Store) -> None:
+    """Refuse a folder or URL that holds something, and no plan.
+
+    Raises:
+        RunConflict: names what is there. ConfigError, OSError: see `open_store`.
+    """
+    store = open_store(out)
     names = store.names()
     if "plan.json" in names:
-        return _take_up(store, wanted)
-    _refuse_foreign(store, names)
-    return None
+        return
+    if ITEMS in names and is_items(store):  # of a plan that was cut off before its plan.json
+        names = [name for name in names if name != ITEMS]
+    if names:
+        raise RunConflict(
+            f"{store.location} has no plan.json but is not empty ({', '.join(names[:5])}): "
+            "it is not a generated dataset. Give another --out folder, or empty this one."
+        )
 
 
 def load_plan(out: Path | str | Store) -> Plan:
@@ -138,16 +156,6 @@ def _take_up(store: Store, wanted: Plan) -> Plan:
             "%s goes on with its %d items per shard, not %d.", store.location, existing.shard_size, wanted.shard_size
         )
     return dataclasses.replace(existing, batch_size=wanted.batch_size)
-
-
-def _refuse_foreign(store: Store, names: list[str]) -> None:
-    if ITEMS in names and is_items(store):  # of a plan that was cut off before its plan.json
-        names = [name for name in names if name != ITEMS]
-    if names:
-        raise RunConflict(
-            f"{store.location} has no plan.json but is not empty ({', '.join(names[:5])}): "
-            "it is not a generated dataset. Give another --out folder, or empty this one."
-        )
 
 
 def _lines(plan: Plan, items_sha256: str) -> Iterator[bytes]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from engine.generation.plan import Plan
 from engine.generation.records import DROPPED, FAILED, KEPT
+
+NUMBERS = {int, float}
 
 
 def check_records(records: list, plan: Plan, shard: int) -> None:
@@ -55,13 +55,15 @@ def _is_box(box, size: tuple[int, int], category_ids: set[int]) -> bool:
             type(category_id) is int
             and category_id in category_ids
             and type(iscrowd) is int
-            and iscrowd in (0, 1)
-            and all(type(number) in (int, float) and math.isfinite(number) for number in (x, y, w, h, score))
+            and (iscrowd == 0 or iscrowd == 1)
+            and {type(x), type(y), type(w), type(h), type(score)} <= NUMBERS  # True is a number to Python
             and 0 <= score <= 1
-            and min(x, y) >= 0
-            and min(w, h) > 0
-            and x + w <= size[0]
+            and x >= 0
+            and y >= 0
+            and w > 0
+            and h > 0
+            and x + w <= size[0]  # so it is finite too
             and y + h <= size[1]
         )
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError):
         return False

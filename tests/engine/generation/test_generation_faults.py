@@ -85,6 +85,11 @@ def test_a_folder_that_cannot_be_written_in_is_said_before_models_are_loaded(ben
     assert asked == [(bench.root, os.W_OK | os.X_OK)]
 
 
+def test_a_folder_of_something_else_is_refused_before_models_are_loaded(bench):
+    with pytest.raises(RunConflict, match="is not empty"):
+        generate(bench.data, "missing", bench.adapter, bench.data, 17, 1, make_settings(), 1, LOADER)
+
+
 def test_cleaning_up_hides_no_error(bench, monkeypatch):
     def refuse(self):
         raise OSError(errno.ENOSPC, "No space left on device")
