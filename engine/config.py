@@ -12,6 +12,7 @@ import json
 import math
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from pathlib import Path
 import yaml
 
 from engine.errors import ConfigError
+
+MOST_STYLES = 2**16  # a plan has two bytes for an item's style
 
 
 def _limit(default, low: float | None = None, high: float | None = None, choices: tuple | None = None, help: str = ""):
@@ -247,6 +250,21 @@ def as_dict(settings) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
+def settings_from(content: Mapping, where: str) -> Settings:
+    """The inverse of `as_dict`. A file may have been changed since it was written, so every value is checked again.
+
+    Raises:
+        ConfigError: as `load_settings`; `where` names the file. KeyError, TypeError, AttributeError: another layout.
+    """
+    sections = {
+        name: kind(**{key: _checked(kind, name, key, value, where) for key, value in content[name].items()})
+        for name, kind in _sections().items()
+    }
+    settings = Settings(**sections)
+    _check_ranges(settings)
+    return settings
+
+
 def named_weight(text: str) -> tuple[str, float]:
     """An entry CLASS=WEIGHT of `generation.class_weights`.
 
@@ -302,8 +320,8 @@ def _parse_override(text: str) -> Mapping:
         raise ConfigError(f"--set {text}: write section.key=value, for example generation.score_threshold=0.4.")
     try:
         return {section: {key: yaml.safe_load(value)}}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: the value is not readable: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"--set {text[:100]}: the value is not readable: {error}") from None
 
 
 def _checked(section_type: type, section: str, key: str, value, where: str):
@@ -347,8 +365,11 @@ def _check_ranges(settings: Settings) -> None:
         low, high = getattr(generation, f"{name}_min"), getattr(generation, f"{name}_max")
         if low > high:
             raise ConfigError(f"generation.{name}_min ({low}) is above generation.{name}_max ({high}).")
-    for text in generation.class_weights:
-        named_weight(text)
+    classes = Counter(named_weight(text)[0] for text in generation.class_weights)
+    for name in [name for name, times in classes.items() if times > 1]:
+        raise ConfigError(f"generation.class_weights gives '{name}' {classes[name]} weights. Give one.")
+    if len(generation.styles) > MOST_STYLES:
+        raise ConfigError(f"generation.styles are {len(generation.styles)}, at most {MOST_STYLES} are dealt out.")
     if generation.text_to_image and generation.prompt == "none" and not (generation.style or generation.styles):
         raise ConfigError("generation.text_to_image draws from words, and generation.prompt is none: give words.")
     for section in ("adapter", "detector"):

@@ -101,14 +101,15 @@ def verify(
     from engine.generation.verify import inspect
 
     found = inspect(folder, store or store_of(folder))
-    if found.shards:
-        counts = found.counts
-        typer.echo(
-            f"Plan: {found.planned} items in {found.shards} shards. Shards: {found.whole} whole, "
-            f"{len(found.missing)} missing, {len(found.bad)} bad.\n"
-            f"In the whole ones: {counts.kept} images kept, {counts.dropped.total()} dropped, "
-            f"{counts.failed.total()} failed, {counts.boxes} boxes."
-        )
+    if not found.shards:  # no plan, or a damaged one: nothing can be drawn again
+        raise DatasetError("\n".join(found.problems))
+    counts = found.counts
+    typer.echo(
+        f"Plan: {found.planned} items in {found.shards} shards. Shards: {found.whole} whole, "
+        f"{len(found.missing)} missing, {len(found.bad)} bad.\n"
+        f"In the whole ones: {counts.kept} images kept, {counts.dropped.total()} dropped, "
+        f"{counts.failed.total()} failed, {counts.boxes} boxes."
+    )
     if found.problems:
         listed = "\n".join(f"  {problem}" for problem in found.problems[:MAX_LISTED])
         raise DatasetError(

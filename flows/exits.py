@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -17,6 +18,12 @@ from typer.core import TyperGroup
 from engine.errors import RunFailed, UserError
 
 USER_ERROR, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+# Disk, rights and network: the message is all that there is to say, and a traceback would only hide it.
+OF_THE_MACHINE = {
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EROFS EACCES EPERM EIO EMFILE ECONNREFUSED ECONNRESET ETIMEDOUT EHOSTUNREACH "
+    "ENETUNREACH EEXIST EISDIR ENOTDIR ENOTEMPTY ENAMETOOLONG ELOOP".split()
+}
 
 
 class Terminated(KeyboardInterrupt):
@@ -49,6 +56,14 @@ class GuardedGroup(TyperGroup):
         except Exception as error:
             if type(error).__module__.partition(".")[0] == "typer":
                 raise  # usage errors and exits are typer's business
+            if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+                names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+                where = f": {' -> '.join(names)}" if names else ""
+                _say(
+                    f"Failed: {error.strerror}{where}. What was finished is kept; put the cause right and give the "
+                    "same command again."
+                )
+                raise typer.Exit(FAILURE) from None
             log = _write_traceback()
             reason = str(error).strip().splitlines()
             _say(
@@ -82,8 +97,13 @@ def _terminate(number, frame):
     raise Terminated
 
 
+def printable(text: str) -> str:
+    """Words of a dataset or a file, as they may be shown: what a terminal would obey is written out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def _say(message: str) -> None:
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
 
 
 def _write_traceback() -> str:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from engine.errors import ConfigError
+from flows.exits import printable
 from flows.options import Data, Ldm, Overrides, Params, Seed, Store
 
 Adapter = Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Folder of the adapter.")]
@@ -55,9 +57,11 @@ def plan(
     from flows.plan_table import plan_table
     from tasks.settings import open_settings
 
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ConfigError(f"--json {json_file}: there is no folder {json_file.parent}. Make it, or name another file.")
     model, settings = open_settings(params, overrides or [], ldm)
     report = preview(DrawerSource(data, model, adapter, settings), out, images, seed, workers, calibrate, store)
-    typer.echo(plan_table(report))
+    typer.echo(printable(plan_table(report)))
     if json_file is not None:
         json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

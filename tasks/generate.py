@@ -13,7 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from engine.config import Settings
 from engine.errors import RunFailed, UserError
-from engine.generation.plan_file import prepare
+from engine.generation.plan_file import prepare, refuse_foreign
 from engine.generation.run import check_failed_rate, merge, pending_shards
 from engine.generation.run_file import check_out, write_run
 from engine.generation.source import DEFAULT_LOADER, DrawerSource
@@ -60,6 +60,7 @@ def draw_dataset(
     source, out = DrawerSource(Path(data), ldm, Path(adapter), settings, LOADER), Path(out)
     check_out(out, store)
     location = store or out.absolute()
+    refuse_foreign(location)  # what cannot be used is told before models are loaded for minutes
     if ray:
         slots_opened = open_ray_slots(ray, _everywhere(source), location, workers)
     else:

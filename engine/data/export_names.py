@@ -22,7 +22,9 @@ class FlatNames:
         """The flat name of a picture."""
         path = PurePosixPath(file_name.replace("/", "_"))
         for number in count(1):
-            stem = path.stem if number == 1 else f"{path.stem}-{number}"
+            # Without dots at its end: they would be taken for the dot of a suffix.
+            own = path.stem.rstrip(".") or "image"
+            stem = own if number == 1 else f"{own}-{number}"
             if stem.casefold() not in self._taken:
                 self._taken.add(stem.casefold())
                 return stem + path.suffix

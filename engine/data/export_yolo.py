@@ -31,7 +31,8 @@ def write_yolo(work: Path, source, options, report) -> None:
                 report.counts["images_renamed"] += flat[image.id] != image.file_name
                 place(part.image_path(image), pictures / flat[image.id], options.link)
             _write_labels(labels, part, flat)
-    content = {"path": ".", **{split: f"images/{split}" for split in source.splits}}
+    # No "path": Ultralytics then takes the folder of data.yaml, with "." the folder in which it was started.
+    content: dict = {split: f"images/{split}" for split in source.splits}
     content["names"] = {number: entry["name"] for number, entry in enumerate(report.classes)}
     (work / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 

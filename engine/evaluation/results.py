@@ -93,9 +93,15 @@ def build_results(
 def check_results(results: Mapping) -> None:
     """Raise ValueError with every fault found: missing parts, lists of the wrong length, scores outside 0 to 1,
     numbers that are not finite, counts of generated images that do not add up."""
-    faults = [f"'{key}' is missing" for key in ("arms", "delta", "deltas", "seeds", *SECTIONS) if key not in results]
+    faults = [
+        f"'{key}' is missing"
+        for key in ("arms", "baseline", "delta", "deltas", "seeds", *SECTIONS)
+        if key not in results
+    ]
     if faults:
         raise ValueError("results: " + "; ".join(faults))
+    if results["baseline"] not in results["arms"]:
+        faults.append(f"the baseline {results['baseline']!r} is none of the arms")
     seeds = len(results["seeds"])
     if seeds == 0 or len(set(results["seeds"])) != seeds:
         faults.append(f"seeds {results['seeds']} are empty or repeat")
@@ -123,7 +129,7 @@ def read_results(path: Path) -> dict:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         check_results(results)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise DatasetError(f"{path} is no usable results file ({error}): run the comparison again") from error
     return results
 

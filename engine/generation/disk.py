@@ -90,10 +90,15 @@ def shards_there(out: Path) -> int:
 
 def free_bytes(out: Path) -> int:
     """Free on the disk of a folder that need not be there yet."""
+    return shutil.disk_usage(nearest_folder(out)).free
+
+
+def nearest_folder(out: Path) -> Path:
+    """The folder itself, or the first one above it that is there."""
     there = out.absolute()
     while not there.exists():
         there = there.parent
-    return shutil.disk_usage(there).free
+    return there
 
 
 def check_disk(plan: Plan, out: Path, size: ImageSize) -> None:

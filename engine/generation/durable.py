@@ -49,8 +49,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and all below it; nothing happens where there is none."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder and all below it; nothing happens where there is none. Of a link or a file in its place only the
+    name goes.
+    """
+    try:
+        os.unlink(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -25,8 +25,8 @@ class FileStore:
             self._fs, self._root = fsspec.core.url_to_fs(url.rstrip("/"))
         except (ImportError, ValueError) as error:
             raise ConfigError(f"{url} cannot be used as a store: {error}.") from None
-        except OSError as error:
-            raise OSError(error.errno or errno.EIO, short(error), url) from None
+        except Exception as error:  # each file system has its own
+            raise _as_os_error(error, url) from None
 
     def get(self, key: str) -> bytes:
         with self._plainly(key):
@@ -87,5 +87,10 @@ class FileStore:
             raise FileNotFoundError(errno.ENOENT, "not there", where) from None
         except PermissionError as error:
             raise ConfigError(f"{where}: {short(error)}. Check the rights of this user on the store.") from None
-        except OSError as error:
-            raise OSError(error.errno or errno.EIO, short(error), where) from None
+        except Exception as error:  # each file system has its own
+            raise _as_os_error(error, where) from None
+
+
+def _as_os_error(error: Exception, where: str) -> OSError:
+    text = short(error) or type(error).__name__
+    return OSError(getattr(error, "errno", None) or errno.EIO, text, where)

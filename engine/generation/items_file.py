@@ -14,6 +14,7 @@ from engine.generation.plan_rows import ITEM, MODES, column_bytes
 from engine.generation.store import Store
 
 ITEMS = "items.npy"
+MOST = 1000  # no guidance and no eta is larger
 
 
 def write_items(store: Store, rows: np.ndarray) -> str:
@@ -50,7 +51,7 @@ def is_items(store: Store) -> bool:
 
 
 def check_rows(path: str, rows: np.ndarray, sources: int, prompts: int, styles: int) -> None:
-    """Refuse rows that point outside the plan's tables.
+    """Refuse rows that point outside the plan's tables, or that nothing can be drawn with.
 
     Raises:
         DatasetError: names the file and the column.
@@ -58,12 +59,15 @@ def check_rows(path: str, rows: np.ndarray, sources: int, prompts: int, styles: 
     for name, end in (("source", sources), ("prompt", prompts), ("style", styles), ("mode", len(MODES))):
         if len(rows) and rows[name].max() >= end:
             raise _damaged(path, f"column '{name}' points to entry {rows[name].max()} of {end}")
+    for name, high in (("strength", 1), ("guidance_scale", MOST), ("eta", MOST)):
+        if not (rows[name].min() >= 0 and rows[name].max() <= high):  # NaN is neither
+            raise _damaged(path, f"column '{name}' holds numbers that are none from 0 to {high}")
 
 
 def _mapped(path: Path) -> np.ndarray | None:
     try:
         rows = np.lib.format.open_memmap(path, mode="r")  # reads only .npy, and refuses objects
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
+    except Exception:  # its header is python text, and what that text can raise has no end
         return None
     return np.asarray(rows) if rows.dtype == ITEM and rows.ndim == 1 and len(rows) else None
 

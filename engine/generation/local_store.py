@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,8 @@ from pathlib import Path
 from engine.generation.durable import remove_folder, replace_durably, sha256_of, sync_folder
 from engine.generation.lock import Busy, lock
 from engine.generation.store import NoShard
+
+_LEFT = re.compile(r"\.(?:tmp|lock)-(\d{5,9})(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,8 @@ class LocalStore:
         remove_folder(gone)
 
     def remove_leftovers(self) -> None:
-        left = self._shards.glob(".*-[0-9]*")
-        for number in sorted({int(entry.name.split("-")[1]) for entry in left}):
+        left = map(_LEFT.match, os.listdir(self._shards) if self._shards.is_dir() else ())
+        for number in sorted({int(match[1]) for match in left if match}):
             try:
                 with self.own(number):
                     self._remove_work(number)
@@ -134,7 +137,7 @@ class LocalStore:
         """Give the finished work its name. A bad older shard of that name makes way only now."""
         sync_folder(work)
         old = work.with_name(work.name + "-old")
-        if final.exists():
+        if os.path.lexists(final):  # also a link to a disk that is gone
             os.rename(final, old)
         os.rename(work, final)
         sync_folder(final.parent)

@@ -12,6 +12,7 @@ from engine.errors import ConfigError
 from engine.generation.objects import short
 
 AT_ONCE = 8  # requests
+METADATA_SERVER = "169.254.169.254"  # where machines of clouds are asked for credentials
 RETRY = {"max_retries": 6}
 _MISSING = "Install the extra: uv sync --extra s3."
 
@@ -87,4 +88,9 @@ class ObjectStore:
         except (kinds.BaseError, OSError) as error:
             if "NoSuchBucket" in str(error):
                 raise FileNotFoundError(errno.ENOENT, "no such bucket", where) from None
+            if METADATA_SERVER in str(error) and "AWS_ACCESS_KEY_ID" not in os.environ:
+                raise ConfigError(
+                    f"{where}: there are no credentials for it. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
+                    "environment (this is no machine of a cloud that would give them)."
+                ) from None
             raise OSError(errno.EIO, short(error), where) from None

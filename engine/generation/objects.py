@@ -11,6 +11,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from engine.errors import ConfigError
+from engine.generation.store import check_url
 
 OBJECT_STORES = ("s3", "gs", "az")
 MAX_TEXT = 200
@@ -47,14 +48,12 @@ def open_objects(url: str) -> Objects:
     """What holds the objects below a URL.
 
     Raises:
-        ConfigError: a password in the URL, an unknown protocol, a missing package, no such bucket, no right to it.
+        ConfigError: see `check_url`; an unknown protocol, a missing package, no such bucket, no right to it.
         OSError: it cannot be reached.
     """
-    parts = urlsplit(url)
-    if parts.password is not None or parts.query:
-        raise ConfigError("The store's URL holds a password or a query. Give credentials in the environment instead.")
+    check_url(url)
     objects: Objects
-    if parts.scheme in OBJECT_STORES:
+    if urlsplit(url).scheme in OBJECT_STORES:
         from engine.generation.object_store import ObjectStore
 
         objects = ObjectStore(url)

@@ -23,6 +23,9 @@ from engine.generation.wishes import number_of_images
 
 log = logging.getLogger(__name__)
 VERSION = 2
+COLUMNS = {"categories": (int, str, str), "sources": (int, str, int, int), "prompts": (str, str)}
+MAX_SIDE = 65_535  # pixels of a jpeg
+MAX_TEXT = 200  # characters of a damaged file that are shown
 
 
 def prepare(
@@ -71,11 +74,29 @@ def plan_for(
 
 def _planned_in(store: Store, wanted: Plan) -> Plan | None:
     """The plan in a store, if that is new, empty or of the very same plan."""
+    if "plan.json" in store.names():
+        return _take_up(store, wanted)
+    refuse_foreign(store)
+    return None
+
+
+def refuse_foreign(out: Path | str | Store) -> None:
+    """Refuse a folder or URL that holds something, and no plan.
+
+    Raises:
+        RunConflict: names what is there. ConfigError, OSError: see `open_store`.
+    """
+    store = open_store(out)
     names = store.names()
     if "plan.json" in names:
-        return _take_up(store, wanted)
-    _refuse_foreign(store, names)
-    return None
+        return
+    if ITEMS in names and is_items(store):  # of a plan that was cut off before its plan.json
+        names = [name for name in names if name != ITEMS]
+    if names:
+        raise RunConflict(
+            f"{store.location} has no plan.json but is not empty ({', '.join(names[:5])}): "
+            "it is not a generated dataset. Give another --out folder, or empty this one."
+        )
 
 
 def load_plan(out: Path | str | Store) -> Plan:
@@ -97,9 +118,9 @@ def load_plan(out: Path | str | Store) -> Plan:
         version = content["version"]
         parts = _parsed(content) if version == VERSION else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+        raise _damaged(path, f"{type(error).__name__}: {str(error)[:MAX_TEXT]}") from None
     if parts is None:
-        raise DatasetError(f"{path} is of version {version!r}; this program reads version {VERSION}.")
+        raise DatasetError(f"{path} is of version {str(version)[:20]}; this program reads version {VERSION}.")
     rows = read_items(store, content["items_sha256"])
     check_rows(f"{store.location}/{ITEMS}", rows, *(len(parts[name]) for name in ("sources", "prompts", "styles")))
     plan = Plan(rows=rows, **parts)
@@ -137,16 +158,6 @@ def _take_up(store: Store, wanted: Plan) -> Plan:
     return dataclasses.replace(existing, batch_size=wanted.batch_size)
 
 
-def _refuse_foreign(store: Store, names: list[str]) -> None:
-    if ITEMS in names and is_items(store):  # of a plan that was cut off before its plan.json
-        names = [name for name in names if name != ITEMS]
-    if names:
-        raise RunConflict(
-            f"{store.location} has no plan.json but is not empty ({', '.join(names[:5])}): "
-            "it is not a generated dataset. Give another --out folder, or empty this one."
-        )
-
-
 def _lines(plan: Plan, items_sha256: str) -> Iterator[bytes]:
     """The file, one entry of a table per line."""
     head = {
@@ -174,10 +185,35 @@ def _parsed(content: Mapping) -> dict:
             raise ValueError(f"{name} is {value!r}")
     if not isinstance(content["items_sha256"], str):
         raise ValueError("items_sha256 is no text")
-    tables = {
-        name: tuple(tuple(entry) if isinstance(entry, list) else entry for entry in content[name]) for name in TABLES
-    }
+    _check_spec(content["spec"])
+    tables = {name: tuple(_entry(name, entry) for entry in content[name]) for name in TABLES}
     return {"spec": content["spec"], **tables, **sizes}
+
+
+def _check_spec(spec) -> None:
+    """Its parts are there, and it can be written again as json: there is no NaN in it."""
+    named = {"seed": spec["seed"], "images": spec["images"], "data": spec["data"], "identity": spec["identity"]}
+    kinds = {"seed": int, "images": int, "data": str, "identity": dict}
+    wrong = [name for name, value in named.items() if type(value) is not kinds[name]]
+    if type(spec["settings"]["generation"]) is not dict:
+        wrong.append("settings.generation")
+    if wrong:
+        raise ValueError(f"spec.{wrong[0]} is of another kind")
+    to_json(spec)
+
+
+def _entry(table: str, entry):
+    """An entry of a table in its types."""
+    if table == "styles":
+        fits = type(entry) is str
+    else:
+        kinds = COLUMNS[table]
+        fits = type(entry) is list and [type(value) for value in entry] == list(kinds)
+    if fits and table == "sources":
+        fits = all(0 < side <= MAX_SIDE for side in entry[2:])
+    if not fits:
+        raise ValueError(f"an entry of {table} is {str(entry)[:MAX_TEXT]}")
+    return tuple(entry) if table != "styles" else entry
 
 
 def _damaged(path: str, why: str) -> DatasetError:

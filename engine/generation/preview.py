@@ -16,7 +16,7 @@ from engine.errors import ConfigError
 from engine.generation.calibration import Calibration, calibrate
 from engine.generation.disk import check_disk, estimate, free_bytes, needed_bytes, shards_there
 from engine.generation.plan import Plan
-from engine.generation.plan_file import plan_for
+from engine.generation.plan_file import plan_for, refuse_foreign
 from engine.generation.plan_rows import MODES
 from engine.generation.run_file import check_out
 from engine.generation.source import DrawerSource
@@ -64,6 +64,7 @@ def preview(
     if workers < 1:
         raise ConfigError(f"The number of workers must be at least 1, not {workers}.")
     check_out(out, store)
+    refuse_foreign(store or out)  # what cannot be used is told before models are loaded for minutes
     start = time.perf_counter()
     drawer = source.load()
     load_seconds = time.perf_counter() - start

@@ -19,7 +19,7 @@ from engine.generation.durable import to_json
 from engine.generation.look import look, pending_shards, withdraw
 from engine.generation.merge import merge
 from engine.generation.plan import Plan
-from engine.generation.plan_file import differences, load_plan, prepare
+from engine.generation.plan_file import differences, load_plan, prepare, refuse_foreign
 from engine.generation.run_file import Run, check_out, read_run, write_run
 from engine.generation.shard import run_shard
 from engine.generation.source import DEFAULT_LOADER, DrawerSource
@@ -81,6 +81,7 @@ def generate(
     check_out(out, store)
     run = Run(DrawerSource(data, ldm, adapter, settings, loader), store, workers)
     location = run.location(out)
+    refuse_foreign(location)  # what cannot be used is told before models are loaded for minutes
     with _Crew(run, location) as crew:
         plan = prepare(data, location, images, seed, settings, crew.first.identity)
         write_run(out, run.source, store, workers)
@@ -165,7 +166,10 @@ class _Crew:
     def __exit__(self, kind, error, trace) -> None:
         self._stack.__exit__(kind, error, trace)
         if kind is not None and not is_remote(self._location):
-            open_store(self._location).remove_leftovers()  # of workers that were ended in the middle
+            try:
+                open_store(self._location).remove_leftovers()  # of workers that were ended in the middle
+            except OSError as again:  # the first error is the one to tell; the next run removes them
+                log.debug("Leftovers in %s could not be removed: %s", self._location, again)
 
     def draw(self, plan: Plan, todo: list[int]) -> None:
         """Have shards done."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError, DatasetError, RunConflict
+from engine.generation.disk import nearest_folder
 from engine.generation.durable import replace_durably
 from engine.generation.source import DEFAULT_LOADER, DrawerSource
-from engine.generation.store import is_remote
+from engine.generation.store import check_url, is_remote
 
 VERSION = 1
 RUN = "run.json"
@@ -89,12 +91,17 @@ def check_out(out: Path, store: str | None) -> None:
 
     Raises:
         RunConflict: says what is there.
-        ConfigError: the store is no URL.
+        ConfigError: the store is no URL, or the folder cannot be written in.
     """
-    if store is not None and not is_remote(store):
-        raise ConfigError(f"--store {store} is no URL such as s3://bucket/prefix. A local folder is what --out is for.")
+    if store is not None:
+        check_url(store)  # before it is in any message
+        if not is_remote(store):
+            raise ConfigError("--store is no URL such as s3://bucket/prefix. A local folder is what --out is for.")
     if out.exists() and not out.is_dir():
         raise RunConflict(f"{out} is a file. Give a folder for the generated dataset.")
+    there = nearest_folder(out)
+    if not os.access(there, os.W_OK | os.X_OK):  # False for root too where the disk is mounted read-only
+        raise ConfigError(f"{there} cannot be written in: check its rights, or give --out on another disk.")
     names = sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) if out.is_dir() else []
     if "plan.json" in names:
         before = None

@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 
 from engine.generation.plan import Plan, item_file
+from engine.generation.record_checks import check_records
 from engine.generation.records import ShardCounts, count
 from engine.generation.store import BadShard, Files, NoShard, Store, open_store
 
@@ -33,6 +34,7 @@ class Shard:
         content: gives the files.
     """
 
+    plan: Plan
     number: int
     name: str
     counts: ShardCounts
@@ -45,14 +47,19 @@ class Shard:
         return {name: self.files[name] for name in sorted(self.files) if name not in (RECORDS, PREVIEW)}
 
     def records(self) -> Iterator[dict]:
-        """The item records, in plan order. Raises BadShard when they are not the committed ones."""
+        """The item records, in plan order. Raises BadShard when they are not those committed, or not of its items."""
         try:
             content = self.content.read(RECORDS)
         except FileNotFoundError:
             raise BadShard(f"{RECORDS} is missing") from None
         if hashlib.sha256(content).hexdigest() != self.files[RECORDS]["sha256"]:
             raise BadShard(f"{RECORDS} has changed")
-        return map(orjson.loads, content.splitlines())  # a third of json's time, the same numbers
+        try:
+            records = [orjson.loads(line) for line in content.splitlines()]  # a third of json's time, the same numbers
+            check_records(records, self.plan, self.number)
+        except ValueError as error:
+            raise BadShard(f"{RECORDS} is not of this shard ({error})") from None
+        return iter(records)
 
 
 def image_name(number: int) -> str:
@@ -145,7 +152,7 @@ def _parsed(store: Store, plan: Plan, shard: int) -> Shard:
     images = set(files) - {RECORDS, PREVIEW}
     if RECORDS not in files or len(images) != counts.kept or images - {image_name(n) for n in numbers}:
         raise BadShard("its list of files does not fit its counts")
-    return Shard(shard, f"{store.location}/shards/{shard:05d}", counts, files, store.files(shard, content))
+    return Shard(plan, shard, f"{store.location}/shards/{shard:05d}", counts, files, store.files(shard, content))
 
 
 def _check_files(shard: Shard, verify: bool) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config import Settings, as_dict
+from engine.config import Settings, as_dict, settings_from
 
 if TYPE_CHECKING:
     from engine.generation.draw import Drawer
@@ -50,20 +49,13 @@ class DrawerSource:
 
     @classmethod
     def from_json(cls, content: dict) -> DrawerSource:
-        """The inverse of `as_json`."""
+        """The inverse of `as_json`. Raises ConfigError, KeyError, TypeError or AttributeError on anything else."""
+        if not isinstance(content["ldm"], str):
+            raise TypeError(f"ldm is {content['ldm']!r}")
         return cls(
             data=Path(content["data"]),
             ldm=content["ldm"],
             adapter=Path(content["adapter"]),
-            settings=_settings(content["settings"]),
+            settings=settings_from(content["settings"], "settings"),
             loader=content["loader"],
         )
-
-
-def _settings(content: dict) -> Settings:
-    """The inverse of `as_dict` for settings that were checked before."""
-    sections = {
-        name: kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in content[name].items()})
-        for name, kind in typing.get_type_hints(Settings).items()
-    }
-    return Settings(**sections)

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from engine.errors import ConfigError
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+_IPV6 = re.compile(r"\[[0-9a-fA-F:.]*\]?")
 _BROKEN_URL = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
 
 
@@ -99,12 +101,36 @@ def open_store(location: Path | str | Store) -> Store:
     if not isinstance(location, (Path, str)):
         return location
     if _URL.match(str(location)):
+        check_url(str(location))
         return _remote(str(location))
     if _BROKEN_URL.match(str(location)):
         raise ConfigError(f"{location} is neither a folder nor a URL: write two slashes, as in s3://bucket/prefix.")
     from engine.generation.local_store import LocalStore
 
     return LocalStore(Path(location))
+
+
+def check_url(url: str) -> None:
+    """Refuse a store's URL that may hold a secret or that leads who knows where, before anybody prints or opens it.
+
+    Raises:
+        ConfigError: does not show the URL.
+    """
+    if "::" in _IPV6.sub("", url):
+        raise ConfigError("The store's URL chains several file systems by '::'. Give the URL of one.")
+    try:
+        parts = urlsplit(url)
+        has_secret = parts.password is not None or bool(parts.query)
+        parts.port  # noqa: B018  a password with a slash reads as a port that is no number
+    except ValueError as error:
+        why = "its port is no number" if str(error).startswith("Port") else "brackets or letters that no URL has"
+        raise ConfigError(f"The store's URL cannot be read ({why}). Write it as in s3://bucket/prefix.") from None
+    if has_secret:
+        raise ConfigError("The store's URL holds a password or a query. Give credentials in the environment instead.")
+    if not parts.netloc and not parts.path.strip("/"):
+        raise ConfigError(f"The store's URL {parts.scheme}:// names no place. Write it as in s3://bucket/prefix.")
+    if ".." in parts.path.split("/"):
+        raise ConfigError("The store's URL holds '..', which no object store knows. Write out where it leads.")
 
 
 @functools.lru_cache(maxsize=8)  # connections are kept

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.data.dataset import Dataset, ImageRecord
 
 MOST_IMAGES = 100_000_000  # a plan of so many is made in 12 GB of memory
+LARGEST = 1e15  # sums of more lose the weights of 1
 HIGHEST = 10.0  # of a weight that is derived: a class with one picture must not fill the dataset with its variants
 
 
@@ -78,7 +79,7 @@ def source_weights(dataset: Dataset, images: Sequence[ImageRecord], by_class: Ma
     """(S,) weight of each image; a source that holds only objects of weight 0 has 0.
 
     Raises:
-        ConfigError: no image is left.
+        ConfigError: no image is left, or a weight is too large.
     """
     weights = np.ones(len(images))
     if set(by_class.values()) - {1.0}:
@@ -87,6 +88,8 @@ def source_weights(dataset: Dataset, images: Sequence[ImageRecord], by_class: Ma
             weights[place] = max(held, default=1.0)
     if not weights.any():
         raise ConfigError(f"generation.class_weights leaves no image of {dataset.folder}: every weight is 0.")
+    if weights.max() > LARGEST:
+        raise ConfigError(f"generation.class_weights: a weight of {weights.max():g} is too large to reckon with.")
     return weights
 
 

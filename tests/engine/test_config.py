@@ -32,6 +32,9 @@ def test_later_layers_win(tmp_path):
         ("adapter.head=yolo", "one of fcos, retinanet"),
         ("detector.width=48", "multiple of 32"),
         ("compare.controls=equal_real", "list of words"),
+        ("generation.class_weights=[owl=2, cat=1, owl=3]", "gives 'owl' 2 weights"),
+        ("generation.styles=" + "[" * 5000, "not readable"),
+        ("generation.styles=[" + "fog," * 65_537 + "]", "at most 65536"),
     ],
 )
 def test_mistakes_are_named(override, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -110,6 +111,23 @@ def test_the_unexpected_ends_with_1_and_says_where_the_traceback_is(monkeypatch)
     log = Path(result.stderr.rsplit("traceback is in ", 1)[1].strip().removesuffix("."))
     assert "ZeroDivisionError: by nought\nand more" in log.read_text() and "Traceback" in log.read_text()
     log.unlink()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_what_the_disk_or_the_network_refuses_is_one_message_without_a_traceback(monkeypatch, number):
+    def full(folder):
+        raise OSError(number, os.strerror(number), "/far/away")
+
+    monkeypatch.setattr("engine.data.validate.validate_dataset", full)
+    result = run("validate", "x")
+    assert result.exit_code == 1
+    assert os.strerror(number) in result.output and "/far/away" in result.output
+    assert "traceback" not in result.output and result.output.count("\n") == 1
+
+
+def test_words_of_a_dataset_give_the_terminal_no_orders(monkeypatch):
+    generate_that(monkeypatch, DatasetError("class '\x1b]0;owned\x07\ud800' in\nd: größer"))
+    assert run(*GENERATE).stderr == "class '\\x1b]0;owned\\x07\\ud800' in\nd: größer\n"
 
 
 def test_ctrl_c_ends_with_130(monkeypatch):
@@ -276,6 +294,18 @@ def test_verify_names_what_is_wrong(tmp_path):
     assert "no plan.json" in result.stderr
     assert run("resume", str(tmp_path)).exit_code == 2
     assert run("verify", str(tmp_path), "--store", "s3:/one-slash").exit_code == 2
+
+
+def test_verify_promises_nothing_where_there_is_no_plan(tmp_path):
+    result = run("verify", str(tmp_path))
+    assert result.exit_code == 2 and "holds no plan.json" in result.output
+    assert "draws again" not in result.output
+
+
+def test_plan_looks_whether_the_figures_can_be_written_before_it_draws(tmp_path):
+    words = ["plan", *GENERATE[1:], "--ldm", "world", "--json", str(tmp_path / "none" / "plan.json")]
+    result = run(*words)
+    assert result.exit_code == 2 and "there is no folder" in result.output
 
 
 def test_world_import_and_validate_work_together(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import sys
 import tarfile
 
 import pytest
+import yaml
 from tiny_data import ROOT, make_picture
 
 from engine.curation.decisions import Decisions, write_decisions
@@ -133,6 +134,15 @@ def test_flat_names_do_not_meet_on_any_disk():
     names = FlatNames()
     given = ["a/1.jpg", "A/1.jpg", "a_1.png", "1.jpg", "a_1-2.jpg"]
     assert [names.of(name) for name in given] == ["a_1.jpg", "A_1-2.jpg", "a_1-3.png", "1.jpg", "a_1-2-2.jpg"]
+    names = FlatNames()  # a dot at the end of a stem is the suffix's for some and the stem's for others
+    assert [names.of(name) for name in ("x.jpg", "x.", "x..png", "...")] == ["x.jpg", "x-2", "x-3.png", "image"]
+
+
+def test_yolo_names_no_folder_so_that_readers_take_the_one_of_its_yaml(tmp_path):
+    source = make_source(tmp_path / "data")
+    export_dataset(source, tmp_path / "yolo", "yolo")
+    content = yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text())
+    assert "path" not in content and content["train"] == "images/train"
 
 
 @pytest.mark.parametrize("link", [False, True])

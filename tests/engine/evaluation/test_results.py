@@ -65,6 +65,8 @@ FAULTS = [
     (lambda r: r["generated"].update(kept=8), "do not add up"),
     (lambda r: r["adapter"].update(loss=float("nan")), "adapter.loss is nan"),
     (lambda r: r.pop("versions"), "'versions' is missing"),
+    (lambda r: r.pop("baseline"), "'baseline' is missing"),
+    (lambda r: r.update(baseline="other"), "baseline 'other' is none of the arms"),
 ]
 
 
@@ -82,7 +84,8 @@ def test_inconsistent_results_are_not_written(results, tmp_path, spoil, word):
 def test_a_torn_file_is_the_users_to_mend(results, tmp_path):
     path = write_results(tmp_path / "results.json", results)
     path.write_text(path.read_text()[:300])
-    for broken in (path, tmp_path / "absent.json"):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for broken in (path, tmp_path / "absent.json", tmp_path / "deep.json"):
         with pytest.raises(DatasetError, match="run the comparison again"):
             read_results(broken)
 

@@ -15,9 +15,10 @@ import torch
 from conftest import make_settings, result, within
 from stub_drawer import LOADER, StubDrawer, draw_one
 
-from engine.errors import ModelError, RunConflict, RunFailed
+from engine.errors import ConfigError, ModelError, RunConflict, RunFailed
 from engine.generation import drawing, durable
 from engine.generation.drawing import WAITING, ImageWriter
+from engine.generation.local_store import LocalStore
 from engine.generation.plan_file import load_plan, prepare
 from engine.generation.run import generate, look, pending_shards, resume, run_shard, verify
 from engine.generation.shard_state import PREVIEW, RECORDS, is_done
@@ -83,6 +84,65 @@ def test_a_shard_that_is_not_whole_is_named_and_drawn_again(bench, unbroken, cap
     assert any("Shard 1 " in text and reason in text for text in caplog.messages)
     assert bench.drawn() == [6, 7, 8, 9, 10]
     assert result(out) == result(unbroken) and verify(out) == []
+
+
+def test_a_folder_that_cannot_be_written_in_is_said_before_models_are_loaded(bench, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((path, mode)))  # root may write anywhere
+    with pytest.raises(ConfigError, match="cannot be written in"):
+        generate(bench.data, "missing", bench.adapter, bench.root / "a" / "b", 17, 1, make_settings(), 1, LOADER)
+    assert asked == [(bench.root, os.W_OK | os.X_OK)]
+
+
+def test_a_folder_of_something_else_is_refused_before_models_are_loaded(bench):
+    with pytest.raises(RunConflict, match="is not empty"):
+        generate(bench.data, "missing", bench.adapter, bench.data, 17, 1, make_settings(), 1, LOADER)
+
+
+def test_cleaning_up_hides_no_error(bench, monkeypatch):
+    def refuse(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    bench.behave(model_error_items=[8])
+    monkeypatch.setattr(LocalStore, "remove_leftovers", refuse)
+    with pytest.raises(ModelError):
+        bench.generate()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_shard_that_is_a_link_is_replaced_by_a_folder_and_its_target_is_left_alone(bench, unbroken, there):
+    out = bench.generate()
+    shard, elsewhere = out / "shards" / "00001", bench.root / "elsewhere"
+    shard.rename(elsewhere)
+    shard.symlink_to(elsewhere)
+    assert verify(out) == []
+    if there:
+        image = first_image(elsewhere)
+        size = image.stat().st_size
+        image.unlink()  # the merged name is the same file, and stays as it is
+        image.write_bytes(b"x" * size)
+    else:
+        elsewhere.rename(bench.root / "another disk")  # not mounted
+    for _ in range(2):
+        resume(out, loader=LOADER, verify=True)
+    assert result(out) == result(unbroken) and verify(out) == []
+    assert not shard.is_symlink() and elsewhere.exists() == there
+    assert sorted(path.name for path in (out / "shards").iterdir()) == ["00000", "00001", "00002", "00003"]
+
+
+def test_a_file_in_the_place_of_a_shard_goes_and_foreign_names_stay(bench, unbroken):
+    out = bench.generate()
+    shards = out / "shards"
+    (shards / "00001").rename(bench.root / "elsewhere")
+    (shards / "00001").write_text("x")
+    foreign = [".tmp-mine-1", ".DS-0"]
+    for name in foreign:
+        (shards / name).mkdir()
+    (shards / ".tmp-00002-killed").mkdir()
+    resume(out, loader=LOADER)
+    assert result(out) == result(unbroken)
+    found = sorted(path.name for path in shards.iterdir())
+    assert found == sorted([*foreign, "00000", "00001", "00002", "00003"])
 
 
 def edit(shard: Path, /, **changes) -> None:

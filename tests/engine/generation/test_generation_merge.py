@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 
@@ -8,13 +9,14 @@ import pytest
 from conftest import make_settings, result, write_source
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from stub_drawer import LOADER
 
 from engine.data.dataset import read_dataset
 from engine.errors import RunFailed
 from engine.generation.merge import merge
 from engine.generation.plan_file import load_plan
 from engine.generation.records import count
-from engine.generation.run import generate, verify
+from engine.generation.run import generate, resume, verify
 from engine.generation.shard_state import Shard, read_shard
 
 OF_THE_ITEM = (
@@ -142,6 +144,65 @@ def test_a_total_that_is_not_the_plans_ends_the_merge(bench, monkeypatch):
     with pytest.raises(RunFailed, match="17 items were planned, the shards tell of .*planned=13"):
         merge(out)
     assert result(out) == before
+
+
+def _kept(records: list[dict]) -> dict:
+    return next(record for record in records if record.get("boxes"))
+
+
+NONSENSE = {
+    "none": lambda records: records.clear(),
+    "no object": lambda records: records.__setitem__(0, 5),
+    "twice": lambda records: records.__setitem__(1, records[0]),
+    "another shard's item": lambda records: _kept(records).update(item=1),
+    "far away": lambda records: _kept(records).update(item=10**9),
+    "true for 1": lambda records: _kept(records).update(item=True),
+    "no fate": lambda records: _kept(records).update(status="weird"),
+    "a list for a fate": lambda records: _kept(records).update(status=[]),
+    "no reason": lambda records: records[0].update(status="failed", reason=["x"]),
+    "a width in words": lambda records: _kept(records).update(width="48"),
+    "another width": lambda records: _kept(records).update(width=10**30),
+    "no boxes": lambda records: _kept(records).update(boxes=None),
+    "a number for a box": lambda records: _kept(records).update(boxes=[5]),
+    "a box of words": lambda records: _kept(records)["boxes"][0].update(bbox=["a", 0, 1, 1]),
+    "a short box": lambda records: _kept(records)["boxes"][0].update(bbox=[1, 2]),
+    "a box outside": lambda records: _kept(records)["boxes"][0].update(bbox=[0, 0, 1e308, 1e308]),
+    "a box turned over": lambda records: _kept(records)["boxes"][0].update(bbox=[5, 5, -1, 1]),
+    "an unknown class": lambda records: _kept(records)["boxes"][0].update(category_id=99),
+    "a score in words": lambda records: _kept(records)["boxes"][0].update(score='9,"x":1'),
+    "a score above 1": lambda records: _kept(records)["boxes"][0].update(score=17),
+    "counts in words": lambda records: records[0].update(dropped_boxes={"x": "y"}),
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_records_that_fit_their_sha256_but_not_their_items_are_drawn_again(bench, unbroken, nonsense):
+    out = bench.generate()
+    shard = out / "shards" / "00001"
+    records = [json.loads(line) for line in (shard / "records.jsonl").read_text().splitlines()]
+    NONSENSE[nonsense](records)
+    forge(shard, "".join(json.dumps(record) + "\n" for record in records).encode())
+    with pytest.raises(RunFailed, match="records.jsonl is not of this shard"):
+        merge(out)
+    assert any("records.jsonl is not of this shard" in problem for problem in verify(out))
+    resume(out, loader=LOADER, verify=True)
+    assert result(out) == result(unbroken)
+
+
+@pytest.mark.parametrize("content", [b"junk\n", b"[" * 100_000, b"\xff\n", b'{"item":NaN}\n'])
+def test_records_that_fit_their_sha256_but_are_no_json_are_refused(bench, content):
+    out = bench.generate()
+    forge(out / "shards" / "00001", content)
+    with pytest.raises(RunFailed, match="records.jsonl is not of this shard"):
+        merge(out)
+
+
+def forge(shard, content: bytes) -> None:
+    """Put other records into a committed shard, and into its shard.json."""
+    (shard / "records.jsonl").write_bytes(content)
+    summary = json.loads((shard / "shard.json").read_bytes())
+    summary["files"]["records.jsonl"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (shard / "shard.json").write_text(json.dumps(summary))
 
 
 HOSTILE = ('"; touch PWNED; "', "line\nbreak\r\n", "${HOME} $(touch PWNED) `touch PWNED`", "nul\x00byte", "../../etc/x")

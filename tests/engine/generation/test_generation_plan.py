@@ -181,6 +181,7 @@ def _edited(content: bytes, **changes) -> bytes:
         (lambda content: _edited(content, shard_size=0), "shard_size is 0"),
         (lambda content: _edited(content, shard_size="5"), "shard_size is '5'"),
         (lambda content: _edited(content, categories=[]), "digest"),
+        (lambda content: b'{"version":' + b"9" * 4000 + b"}", "is of version 9"),
         (lambda content: _edited(content, prompts=None), "damaged"),
         (lambda content: _edited(content, items_sha256=None), "items_sha256 is no text"),
         (lambda content: content.replace(b'"seed":3', b'"seed":4'), "digest"),
@@ -194,6 +195,65 @@ def test_a_damaged_plan_is_not_believed(source, tmp_path, damage, word):
     with pytest.raises(DatasetError, match=word) as caught:
         load_plan(tmp_path)
     assert str(path) in str(caught.value)
+
+
+def _change(content: dict, path: str, value) -> None:
+    *above, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for part in above:
+        content = content[part]
+    content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec", "x"),
+        ("spec", []),
+        ("spec", {}),
+        ("spec.identity", None),
+        ("spec.settings", {}),
+        ("spec.settings.generation", []),
+        ("spec.seed", float("nan")),
+        ("spec.identity.ldm", float("inf")),
+        ("spec.data", 5),
+        ("sources", {"a": 1}),
+        ("sources.0", 5),
+        ("sources.0", [1]),
+        ("sources.0.0", "x"),
+        ("sources.0.2", 10**9),
+        ("sources.0.3", -1),
+        ("prompts.0", []),
+        ("prompts.0", ["a", 2]),
+        ("styles.0", 5),
+        ("categories.0", [1]),
+        ("categories.0", [1, ["y"], {}]),
+        ("categories.0.0", float("inf")),
+        ("shard_size", True),
+    ],
+)
+def test_a_plan_of_other_kinds_is_not_believed_even_with_its_own_digest(source, tmp_path, monkeypatch, path, value):
+    prepare(source, tmp_path, 23, 3, make_settings(), IDENTITY)
+    content = json.loads((tmp_path / "plan.json").read_bytes())
+    _change(content, path, value)
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    # Whoever forges the content can forge the digest.
+    monkeypatch.setattr("engine.generation.plan._plan_digest", lambda plan: content["digest"])
+    with pytest.raises(DatasetError, match=r"plan\.json is damaged"):
+        load_plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("strength", np.nan), ("strength", -0.1), ("guidance_scale", np.inf), ("eta", 1e308)]
+)
+def test_items_that_nothing_can_be_drawn_with_are_not_believed(source, tmp_path, monkeypatch, column, value):
+    plan = prepare(source, tmp_path, 23, 3, make_settings(), IDENTITY)
+    rows = plan.rows.copy()
+    rows[column][5] = value
+    forged = write_items(open_store(tmp_path), rows)
+    (tmp_path / "plan.json").write_bytes(_edited((tmp_path / "plan.json").read_bytes(), items_sha256=forged))
+    monkeypatch.setattr("engine.generation.plan._plan_digest", lambda _: plan.digest)
+    with pytest.raises(DatasetError, match=f"column '{column}'"):
+        load_plan(tmp_path)
 
 
 def test_no_plan_at_all(tmp_path):
@@ -229,12 +289,13 @@ DAMAGE = {
     "truncated": lambda content: content[:-1],
     "longer": lambda content: content + b"x",
     "header cut": lambda content: content[:40],
+    "header of many lines": lambda content: b"\x93NUMPY\x01\x00\x06\x00" + b"{'a': ",
     "no npy": lambda content: b"{}" * 100,
     "npz": lambda content: _npz(),
     "other columns": lambda content: _npy(np.zeros(23)),
     "no rows": lambda content: _npy(np.load(io.BytesIO(content))[:0]),
     "pickled": lambda content: _npy(np.array([_Trap()] * 23, dtype=object)),
-    "flipped bit": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+    "flipped bit": lambda content: content[:-16] + bytes([content[-16] ^ 1]) + content[-15:],
     "points outside": _pointing_outside,
 }
 

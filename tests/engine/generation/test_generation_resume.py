@@ -102,6 +102,11 @@ def load_another(data, ldm, adapter, settings) -> StubDrawer:
     return StubDrawer(adapter, {"ldm": {"id": "other", "multiple": 16}, "adapter": {"sha256": "a" * 64}})
 
 
+def _setting(run: dict, section: str, key: str, value) -> dict:
+    run["settings"][section][key] = value
+    return run
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [
@@ -114,6 +119,11 @@ def load_another(data, ldm, adapter, settings) -> StubDrawer:
         (lambda run: run | {"store": "../x"}, "store '../x'"),
         (lambda run: run | {"settings": {}}, "damaged"),
         (lambda run: {k: v for k, v in run.items() if k != "data"}, "damaged"),
+        (lambda run: run | {"ldm": 5}, "ldm is 5"),
+        (lambda run: _setting(run, "generation", "max_failed_rate", "x"), "max_failed_rate must be float"),
+        (lambda run: _setting(run, "generation", "rows_per_call", -3), "rows_per_call must be at least"),
+        (lambda run: _setting(run, "ldm", "device", 5), "ldm.device must be str"),
+        (lambda run: _setting(run, "generation", "steps", None), "generation.steps must be int"),
     ],
 )
 def test_a_missing_or_damaged_run_file_is_said_and_cured_by_generate(bench, content, word):

@@ -167,6 +167,8 @@ def test_an_unknown_class_is_refused_with_the_list(classes):
         plan_of(classes, class_weights=("dog=2",))
     with pytest.raises(ConfigError, match="leaves no image"):
         plan_of(subset(classes, [1, 2]), class_weights=("bus=0",))
+    with pytest.raises(ConfigError, match="too large"):
+        plan_of(classes, class_weights=("bus=1e308", "owl=1e308"))
 
 
 def test_a_plan_can_be_made_again_from_what_it_records(classes):
