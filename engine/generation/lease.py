@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from engine.generation.cleaning import to_the_end
 from engine.generation.durable import to_json
 from engine.generation.lock import Busy
 from engine.generation.objects import Objects
@@ -48,10 +49,7 @@ def lease(objects: Objects, key: str, what: str, wait: bool = False) -> Iterator
         keeper.start()
         yield
     finally:
-        ended.set()
-        if keeper.is_alive():
-            keeper.join(BEAT_S)  # its last word may be stuck on the way
-        _release(objects, key, me)
+        to_the_end(lambda: _end(keeper, ended, objects, key, me))
 
 
 def dead_among(objects: Objects, keys: list[str]) -> set[str]:
@@ -104,6 +102,13 @@ def _keep(objects: Objects, key: str, me: dict, ended: threading.Event) -> None:
             objects.put(key, to_json(me | {"beat": beat}))
         except Exception as error:  # the next beat may get through
             log.warning("The lease %s could not be renewed: %s", key, error)
+
+
+def _end(keeper: threading.Thread, ended: threading.Event, objects: Objects, key: str, me: dict) -> None:
+    ended.set()
+    if keeper.is_alive():
+        keeper.join(BEAT_S)  # its last word may be stuck on the way
+    _release(objects, key, me)
 
 
 def _release(objects: Objects, key: str, me: dict) -> None:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.generation.cleaning import to_the_end
 from engine.generation.durable import remove_folder, replace_durably, sha256_of, sync_folder
 from engine.generation.lock import Busy, lock
 from engine.generation.store import NoShard
@@ -89,7 +90,7 @@ class LocalStore:
             yield work
             self._commit(work, self._folder(shard))
         except BaseException:
-            remove_folder(work)
+            to_the_end(lambda: remove_folder(work))
             raise
 
     def read_commit(self, shard: int) -> bytes:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.generation.cleaning import to_the_end
 from engine.generation.durable import remove_folder
 
 _mine: dict[int, Path] = {}  # by process id: a forked child is another owner
@@ -27,7 +28,7 @@ def scratch_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        remove_folder(folder)
+        to_the_end(lambda: remove_folder(folder))
 
 
 def process_folder() -> Path:
