@@ -67,7 +67,8 @@ def chaos(root: Path, args: argparse.Namespace) -> dict:
     broken = run_under_fire(root, args, pause)
     expected, found = contents(root / "unbroken"), contents(root / "broken")
     return {
-        "command": "python bench/chaos.py " + " ".join(sys.argv[1:]),
+        "command": f"python bench/chaos.py --minutes {args.minutes:g} --images {args.images} --workers {args.workers} "
+        f"--shard-size {args.shard_size} --seed {args.seed}",
         "images": args.images,
         "workers": args.workers,
         "files_compared": len(expected),
