@@ -11,8 +11,8 @@ from tqdm import tqdm
 from engine.generation.plan import Plan
 from engine.generation.plan_file import load_plan
 from engine.generation.records import ShardCounts
-from engine.generation.shard_state import BadShard, NoShard, read_shard, read_shards
-from engine.generation.store import Store, open_store
+from engine.generation.shard_state import read_shard, read_shards
+from engine.generation.store import BadShard, NoShard, Store, open_store
 
 log = logging.getLogger(__name__)
 MAX_LISTED = 20

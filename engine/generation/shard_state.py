@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,9 +15,8 @@ import orjson
 from engine.generation.plan import Plan, item_file
 from engine.generation.record_checks import check_records
 from engine.generation.records import ShardCounts, count
-from engine.generation.store import BadShard, Files, NoShard, Store, open_store
+from engine.generation.store import BadShard, Files, Store, open_store
 
-log = logging.getLogger(__name__)
 VERSION = 1
 RECORDS = "records.jsonl"
 PREVIEW = "preview.jpg"
@@ -112,18 +110,6 @@ def read_shards(
                 yield asked.popleft().result()
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
-
-
-def is_done(out: Path | str | Store, plan: Plan, shard: int, verify: bool = False) -> bool:
-    """Whether a shard is committed and passes `read_shard`; logs why not, where something is there."""
-    try:
-        read_shard(out, plan, shard, verify)
-    except NoShard:
-        return False
-    except BadShard as reason:
-        log.warning("Shard %d of %s does not count as done: %s.", shard, out, reason)
-        return False
-    return True
 
 
 def _parsed(store: Store, plan: Plan, shard: int) -> Shard:

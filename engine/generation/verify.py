@@ -15,8 +15,8 @@ from engine.generation.durable import sha256_of
 from engine.generation.plan import Plan
 from engine.generation.plan_file import load_plan
 from engine.generation.records import ShardCounts
-from engine.generation.shard_state import BadShard, NoShard, Shard, read_shards
-from engine.generation.store import Store, open_store
+from engine.generation.shard_state import Shard, read_shards
+from engine.generation.store import BadShard, NoShard, Store, open_store
 
 
 @dataclass

@@ -21,7 +21,7 @@ from engine.generation.drawing import WAITING, ImageWriter
 from engine.generation.local_store import LocalStore
 from engine.generation.plan_file import load_plan, prepare
 from engine.generation.run import generate, look, pending_shards, resume, run_shard, verify
-from engine.generation.shard_state import PREVIEW, RECORDS, is_done
+from engine.generation.shard_state import PREVIEW, RECORDS, BadShard, read_shard
 
 
 @pytest.mark.parametrize("which", ["ends", pytest.param("every", marks=pytest.mark.slow)])
@@ -75,7 +75,8 @@ def test_a_shard_that_is_not_whole_is_named_and_drawn_again(bench, unbroken, cap
     damage(out / "shards" / "00001")
     found = verify(out)
     assert found and all(text.startswith("shards/00001: ") and reason in text for text in found)
-    assert not is_done(out, load_plan(out), 1, verify=True)
+    with pytest.raises(BadShard, match=reason):
+        read_shard(out, load_plan(out), 1, verify=True)
     seen_at_once = "has changed" not in reason and "records" not in reason  # else only who reads every byte can know
     assert pending_shards(out) == ([1] if seen_at_once else []) and look(out, verify=True).todo == [1]
     bench.drawn()
