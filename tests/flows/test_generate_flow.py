@@ -93,7 +93,7 @@ def test_a_users_mistake_is_not_tried_again(workspace):
     assert len(workspace.drawn()) == 2  # one batch: no second attempt, no further shard
 
 
-def test_two_flows_never_draw_on_one_gpu_at_the_same_time(workspace, monkeypatch, caplog):
+def test_two_flows_never_draw_on_one_gpu_at_the_same_time(workspace, monkeypatch):
     """With a GPU that there is not: the stand-in needs none, its worker processes say when they draw."""
     import tasks.slots
 
@@ -105,7 +105,21 @@ def test_two_flows_never_draw_on_one_gpu_at_the_same_time(workspace, monkeypatch
     drew = [line.split()[-1] for line in (workspace.root / "adapter" / "drawn.log").read_text().splitlines()]
     first, second = dict.fromkeys(drew)
     assert drew == [first] * drew.count(first) + [second] * drew.count(second)
-    assert "Other flows draw on the GPUs of this machine: waiting for 1 of 7" in caplog.text
+
+
+def test_who_finds_the_gpu_taken_says_so_and_waits(caplog):
+    from tasks.gpus import own_gpus
+
+    def wait() -> list[str]:
+        with own_gpus(["8"], 1) as own:
+            return own
+
+    with ThreadPoolExecutor(1) as threads:
+        with own_gpus(["8"], 1):
+            waiting = threads.submit(wait)
+            wait_for(lambda: "Other flows draw on the GPUs of this machine: waiting for 1 of 8" in caplog.text)
+            assert not waiting.done()
+        assert waiting.result(timeout=60) == ["8"]
 
 
 def test_flows_with_a_gpu_each_run_side_by_side(workspace, monkeypatch):
