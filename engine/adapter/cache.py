@@ -24,9 +24,11 @@ from tqdm import tqdm
 from engine.adapter.adapter import LdmBackbone
 from engine.data.files import write_atomically
 from engine.data.pixels import to_model
+from engine.detection.augment import augmented
+from engine.detection.bank import Sample
 from engine.detection.detector import Detector
 from engine.detection.processes import joined
-from engine.detection.samples import Batch, BatchSource, Sample, augmented
+from engine.detection.samples import Batch, BatchSource
 from engine.detection.targets import Target
 from engine.errors import ModelError, RunFailed
 

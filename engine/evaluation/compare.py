@@ -91,10 +91,11 @@ def train_one(arm: ArmPlan, seed: int, test: Dataset, settings: Settings) -> dic
     torch.manual_seed(seed)
     built = build_detector(options, len(test.categories))
     built.module.to(device).train()
+    optimisation = OptimisationSettings.of(options, arm.steps_factor)
     record = fit(
         built.module,
-        BatchSource(arm.sources, built.frame, options.batch_size, seed),
-        OptimisationSettings.of(options, arm.steps_factor),
+        BatchSource.of(options, arm.sources, built.frame, seed, optimisation.steps),
+        optimisation,
         f"{arm.name} seed {seed}",
         device,
     )
@@ -106,11 +107,12 @@ def train_one(arm: ArmPlan, seed: int, test: Dataset, settings: Settings) -> dic
 def _plan_jobs(arms, seeds, out: Path, settings: Settings, train, accepted, test) -> list[_Job]:
     """Every training with the digest of all that decides its outcome."""
     data = [train.digest(), accepted.digest(), [image.id for image in accepted.images], test.digest()]
+    decides = {name: value for name, value in as_dict(settings.detector).items() if name != "save_every"}
     jobs = []
     for seed in seeds:
         for arm in arms:
-            shares = [source.share for source in arm.sources]
-            key = digest([data, arm.name, shares, arm.steps_factor, seed, as_dict(settings.detector)])
+            recipes = [source.recipe() for source in arm.sources]
+            key = digest([data, arm.name, recipes, arm.steps_factor, seed, decides])
             jobs.append(_Job(arm, seed, out / "arms" / arm.name / f"seed-{seed}.json", key))
     return jobs
 

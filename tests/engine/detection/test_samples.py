@@ -3,10 +3,11 @@ import dataclasses
 import pytest
 import torch
 
+from engine.config import load_settings
 from engine.data.dataset import read_dataset
 from engine.data.pixels import Frame
 from engine.detection.samples import BatchSource, Source
-from engine.errors import DatasetError
+from engine.errors import ConfigError, DatasetError
 
 FRAME = Frame(64, 16)
 
@@ -117,3 +118,76 @@ def test_a_malformed_segmentation_names_its_annotation(world_folder):
     BatchSource([Source(broken)], FRAME, 2, seed=0)
     with pytest.raises(DatasetError, match=rf"annotation {bad.id} .*three or more.*remove the key"):
         BatchSource([Source(broken)], FRAME, 2, seed=0, masks=True)
+
+
+def ids(batches: BatchSource, steps) -> list[list[int]]:
+    return [[sample.image_id for sample in batches.choose(step)] for step in steps]
+
+
+def test_weighted_images_come_in_proportion(world_folder):
+    train = read_dataset(world_folder, "train")
+    first, second, *rest = (image.id for image in train.images)
+    weights = {first: 3.0, second: 1.0, **dict.fromkeys(rest, 0.0)}
+    source = Source(train).weighted(lambda image: weights[image.id])
+    drawn = sum(ids(BatchSource([source], FRAME, 8, seed=0), range(400)), [])
+    assert set(drawn) == {first, second} and abs(drawn.count(first) / len(drawn) - 0.75) < 0.02
+
+
+@pytest.mark.parametrize("weights, problem", [({}, "is None"), ({0: -1.0}, "is -1"), ({0: 0.0}, "no image")])
+def test_weights_that_say_nothing_are_refused(world_folder, weights, problem):
+    train = read_dataset(world_folder, "train")
+    source = Source(train, weights={image.id: value for image in train.images for value in weights.values()})
+    with pytest.raises(DatasetError, match=problem):
+        BatchSource([source], FRAME, 2, seed=0)
+
+
+def test_sources_are_used_in_their_span_of_the_steps(world_folder):
+    train, val = read_dataset(world_folder, "train"), read_dataset(world_folder, "val")
+    val = dataclasses.replace(  # ids of its own, to be told from the others
+        val,
+        images=tuple(dataclasses.replace(i, id=i.id + 100) for i in val.images),
+        annotations=tuple(dataclasses.replace(a, image_id=a.image_id + 100) for a in val.annotations),
+    )
+    mixed = BatchSource([Source(train, 0.5), Source(val, 0.5, last=0.7)], FRAME, 4, seed=0, steps=10)
+    assert [sum(i > 100 for i in batch) for batch in ids(mixed, range(10))] == [2] * 7 + [0] * 3
+    turns = BatchSource([Source(val, last=0.25), Source(train, first=0.25)], FRAME, 4, seed=0, steps=9)
+    assert [sum(i > 100 for i in batch) for batch in ids(turns, range(9))] == [4] * 2 + [0] * 7
+    assert ids(turns, [5]) == ids(turns, [5])  # by (seed, step) alone
+
+
+def test_spans_that_leave_steps_without_data_are_refused(world_folder):
+    train = read_dataset(world_folder, "train")
+    with pytest.raises(ConfigError, match="at step 5 of 10"):
+        BatchSource([Source(train, last=0.5), Source(train, first=0.6)], FRAME, 2, seed=0, steps=10)
+    with pytest.raises(ConfigError, match="at step 0 of 10"):
+        BatchSource([Source(train, 0.0, last=0.5), Source(train, first=0.5)], FRAME, 2, seed=0, steps=10)
+    with pytest.raises(ConfigError, match="number of steps"):
+        BatchSource([Source(train, last=0.5)], FRAME, 2, seed=0)
+    with pytest.raises(ConfigError, match="no span"):
+        BatchSource([Source(train, first=0.5, last=0.5)], FRAME, 2, seed=0, steps=10)
+
+
+def options(**changes):
+    return dataclasses.replace(load_settings().detector, batch_size=4, **changes)
+
+
+def test_negatives_and_ignore_regions_by_the_settings(world_folder):
+    train = read_dataset(world_folder, "train")
+    empty, crowd = train.images[0].id, train.images[1].id
+    annotations = tuple(
+        dataclasses.replace(a, iscrowd=int(a.image_id == crowd)) for a in train.annotations if a.image_id != empty
+    )
+    source = Source(dataclasses.replace(train, annotations=annotations))
+
+    def seen(**changes) -> tuple[set[int], int]:
+        batches = [BatchSource.of(options(**changes), [source], FRAME, 0, 30).batch(step) for step in range(30)]
+        return {i for b in batches for i in b.image_ids}, sum(len(t.ignore_xyxy) for b in batches for t in b.targets)
+
+    everything = {image.id for image in train.images}
+    images, ignored = seen()
+    assert images == everything and ignored
+    assert seen(keep_negatives=False)[0] == everything - {empty, crowd}
+    assert seen(honour_ignore=False) == (everything, 0)
+    nothing = Source(dataclasses.replace(train, annotations=()))
+    with pytest.raises(DatasetError, match="keep_negatives"):
+        BatchSource.of(options(keep_negatives=False), [nothing], FRAME, 0, 30)
