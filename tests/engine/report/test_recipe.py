@@ -6,7 +6,7 @@ from pathlib import Path
 from engine.config import as_dict, load_settings
 from engine.report.recipe import compare_command, settings_that_matter
 
-SETS = ["detector.steps=7", "detector.bfloat16=false", "compare.controls=[quarter_share]", "ldm.device=cpu",
+SETS = ["detector.steps=7", "detector.bfloat16=true", "compare.controls=[quarter_share]", "ldm.device=cpu",
         "detector.learning_rate=3e-5", "compare.seeds=5"]  # fmt: skip
 
 
