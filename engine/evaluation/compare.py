@@ -226,8 +226,14 @@ def _generated_summary(generated: Path, accepted: Dataset) -> dict:
     rejected = Counter(reason.partition(":")[0] for reason in reasons)  # "duplicate: repeats generated image 4"
     names = {category.id: category.name for category in accepted.categories}
     objects = Counter(names[a.category_id] for a in accepted.annotations if not a.iscrowd)
+    manifest = _read_json(generated / "manifest.json")
     return {
-        **_read_json(generated / "manifest.json").get("counts", {}),
+        **manifest.get("counts", {}),
+        "drawn_with": {
+            "ldm": manifest.get("identity", {}).get("ldm"),
+            "seed": manifest.get("seed"),
+            **manifest.get("settings", {}).get("generation", {}),
+        },
         "rejected": dict(rejected),
         "accepted": len(accepted.images),
         "objects_per_class": dict(objects),

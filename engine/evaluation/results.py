@@ -8,10 +8,12 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
     arm_order, baseline, treatment: names of arms
     deltas: {arm: {mean, ci95: [low, high], verdict, per_seed, seed_error, image_error, seeds_to_settle, resamples,
                    baseline, treatment}} of every arm against the baseline; delta: the one of `treatment`
-    seeds, settings, versions, adapter (its card), gallery
+    seeds, versions, adapter (its card), gallery
     data: {split: {images, objects, sha256}}
     generated: {planned, kept, dropped: {reason: n}, failed: {reason: n}, boxes, ignored, dropped_boxes: {reason: n},
-                rejected: {reason: n} of the kept by review, objects_per_class: {class: n}, ...}
+                rejected: {reason: n} of the kept by review, objects_per_class: {class: n},
+                drawn_with: {ldm, seed, ...}: model and settings of the generation, from its manifest, ...}
+    settings: of the comparison; what they say of the steps before it may differ from what those were given
 
 and, where the comparison has them (files written before do not):
 

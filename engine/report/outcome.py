@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from engine.report.scores import TITLES, mean
 
 _WORDS = {"rejected": "rejected in review", "dropped": "dropped when drawn", "failed": "failed"}
-_SHOWN = ("planned", "kept", "accepted", "boxes", "ignored", "dropped_boxes", "objects_per_class", *_WORDS)
+_SHOWN = (
+    "planned",
+    "kept",
+    "accepted",
+    "boxes",
+    "ignored",
+    "dropped_boxes",
+    "objects_per_class",
+    "drawn_with",
+    *_WORDS,
+)
 
 
 def generated_part(generated: Mapping) -> dict | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.data.files import write_atomically
-from engine.evaluation.results import SCORES, check_results
+from engine.evaluation.results import check_results
 from engine.report import scores
 from engine.report.failures import FOUND, WRONG, ChangedImage
 from engine.report.gallery import GalleryItem, pair_uris
@@ -20,7 +20,7 @@ from engine.report.in_short import in_short
 from engine.report.outcome import adapter_quality, generated_part, leakage_rows
 from engine.report.pictures import CROWDED, label_colours
 from engine.report.plots import arm_colours, class_plot, difference_plot, loss_plot, seeds_plot, signed
-from engine.report.recipe import settings_that_matter
+from engine.report.recipe import comparison_settings, settings_that_matter
 from engine.report.scaling import scaling_part
 
 
@@ -67,6 +67,7 @@ def _context(results: Mapping) -> dict:
     arms, deltas, delta = results["arms"], results["deltas"], results["delta"]
     order = list(results.get("arm_order", arms))
     colours = arm_colours(order)
+    columns = scores.defined_scores(arms)
     against = results.get("against", {})
     classes = scores.class_rows(results, order, colours)
     bars = scores.most_moved(classes)
@@ -89,10 +90,8 @@ def _context(results: Mapping) -> dict:
         "seeds_plot": seeds_plot(
             [(name, colours[name], points[name]) for name in order if points[name]], results["seeds"]
         ),
-        "columns": [scores.TITLES[score] for score in SCORES],
-        "arms": [
-            scores.arm_row(name, arms[name], colours[name], deltas.get(name), against.get(name)) for name in order
-        ],
+        "columns": [scores.TITLES[score] for score in columns],
+        "arms": [scores.arm_row(name, arms[name], colours[name], deltas.get(name), columns) for name in order],
         "drawn": drawn,
         "class_bars": class_plot(shown_bars) if bars else None,
         "classes": [{**row, "moved": "–" if row["moved"] is None else signed(row["moved"])} for row in classes],
@@ -104,8 +103,10 @@ def _context(results: Mapping) -> dict:
         "generated": generated,
         "leakage": leakage_rows(results.get("leakage")),
         "adapter_quality": adapter_quality(results["adapter"].get("validation")),
-        "matters": settings_that_matter(results["settings"]),
-        **{key: results[key] for key in ("adapter", "settings", "versions", "data", "seeds")},
+        "matters": settings_that_matter(results),
+        "settings": comparison_settings(results["settings"]),
+        "drawn_with": results["generated"].get("drawn_with"),
+        **{key: results[key] for key in ("adapter", "versions", "data", "seeds")},
     }
 
 

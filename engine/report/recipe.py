@@ -9,7 +9,8 @@ from pathlib import Path
 
 from engine.config import Settings, as_dict
 
-_SECTIONS = ("compare", "detector")  # what `de compare` reads, beside the device
+_SECTIONS = ("compare", "detector", "detr")  # what `de compare` reads, beside the device
+_EARLIER = ("adapt_ldm", "adapter", "generation", "review", "demo")  # sections of the steps before it
 _LINES = (
     ("Trainings per arm", "{}", "compare.seeds"),
     ("Generated share of a batch", "{}", "compare.generated_share"),
@@ -17,26 +18,30 @@ _LINES = (
      "detector.name detector.steps detector.batch_size detector.learning_rate"),
     ("What the detector sees", "{} px on the short edge", "detector.resolution"),
     ("Diffusion model", "{}", "ldm.id"),
-    ("Adapter", "{}, {} steps of {} images, learning rate {}",
-     "adapter.head adapter.steps adapter.batch_size adapter.learning_rate"),
-    ("Encode ratios", "{} to {}", "generation.strength_min generation.strength_max"),
-    ("Sampler", "{}, {} steps, guidance {} to {}",
-     "generation.sampler generation.steps generation.guidance_min generation.guidance_max"),
-    ("Prompt", "{}", "generation.prompt"),
+    ("Encode ratios", "{} to {}", "drawn.strength_min drawn.strength_max"),
+    ("Sampler", "{}, {} steps, guidance {} to {}", "drawn.sampler drawn.steps drawn.guidance_min drawn.guidance_max"),
+    ("Prompt", "{}", "drawn.prompt"),
     ("Labels", "{} thresholds; fixed: {}, ignore regions from {}",
-     "generation.thresholds generation.score_threshold generation.ignore_threshold"),
-    ("Review", "mean score from {}, duplicates within {} bits", "review.min_mean_score review.duplicate_distance"),
+     "drawn.thresholds drawn.score_threshold drawn.ignore_threshold"),
 )  # fmt: skip
 
 
-def settings_that_matter(settings: Mapping) -> list[tuple[str, str]]:
-    """(what, value) in plain words; lines whose settings are not all there are left out."""
+def settings_that_matter(results: Mapping) -> list[tuple[str, str]]:
+    """(what, value) in plain words, of the comparison and of the generation before it; lines whose settings are not
+    all there are left out."""
+    drawn = results["generated"].get("drawn_with") or {}
+    known = {**comparison_settings(results["settings"]), "drawn": drawn, "ldm": drawn.get("ldm")}
     rows = []
     for words, template, names in _LINES:
-        values = [_setting(settings, *name.split(".")) for name in names.split()]
+        values = [_setting(known, *name.split(".")) for name in names.split()]
         if None not in values:
             rows.append((words, template.format(*values)))
     return rows
+
+
+def comparison_settings(settings: Mapping) -> dict:
+    """Without the sections of earlier steps: those were given their own, which the comparison does not know."""
+    return {section: values for section, values in settings.items() if section not in _EARLIER}
 
 
 def _setting(settings: Mapping, section: str, key: str):

@@ -57,21 +57,24 @@ def drawn_arms(results: Mapping, order: Sequence[str]) -> list[str]:
     return [name for name in order if len(order) <= _MOST_ARMS or name in pair]
 
 
-def arm_row(name: str, arm: Mapping, colour: int, delta: Mapping | None, against: Mapping | None) -> dict:
-    """One line of the table of arms. delta: its difference to the baseline; against: the treatment's to it."""
+def defined_scores(arms: Mapping) -> list[str]:
+    """The scores that some arm has: the test images may hold no object of a size."""
+    return [score for score in SCORES if any(in_points(arm[score]) for arm in arms.values())]
+
+
+def arm_row(name: str, arm: Mapping, colour: int, delta: Mapping | None, columns: Sequence[str]) -> dict:
+    """One line of the table of arms. delta: its difference to the baseline; columns: the scores to list."""
     seconds = in_points(arm["seconds"], 1)
     return {
         "name": name,
         "colour": colour,
-        "scores": [_with_spread(arm[score]) for score in SCORES],
+        "scores": [_with_spread(arm[score]) for score in columns],
         "train_images": arm.get("train_images"),
         "share": f"{100 * arm.get('generated_share', 0):.0f} %",
         "minutes": f"{sum(seconds) / len(seconds) / 60:.1f}" if seconds else "–",
         "difference": signed(100 * delta["mean"]) if delta else "–",
         "interval": interval(delta) if delta else "",
         "verdict": delta["verdict"] if delta else "baseline",
-        "against": signed(100 * against["mean"]) if against else "–",
-        "against_interval": interval(against) if against else "",
         "note": arm.get("notes", {}).get("note", ""),
     }
 

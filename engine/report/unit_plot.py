@@ -38,7 +38,7 @@ def unit_plot(
     level: a horizontal one at y; diagonal: from corner to corner. Values outside 0..1 are drawn at the edge."""
     parts = [_grid(), svg.text((_LEFT + _RIGHT) / 2, _BOTTOM + 32, below, "small middle")]
     if upright:
-        parts.append(svg.text(_LEFT + 6, _TOP + 12, upright, "small"))
+        parts.append(svg.text(_RIGHT, _TOP + 14, upright, "small end"))
     if diagonal:
         parts.append(svg.line(_x(0), _y(0), _x(1), _y(1), "zero"))
     if level is not None:

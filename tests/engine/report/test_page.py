@@ -8,8 +8,9 @@ import pytest
 
 from engine.errors import DatasetError
 from engine.report import gallery_from, write_report
+from engine.report.failures import ChangedImage
 
-VOID = {"meta", "img", "br", "hr", "link", "input"}
+VOID = {"meta", "img", "br", "hr", "link", "input", "wbr"}
 
 
 class Page(HTMLParser):
@@ -99,18 +100,23 @@ def test_every_figure_is_in_the_page(make_results, tmp_path):
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}"
 
 
-def test_hostile_words_stay_words(make_results, scene_folders, tmp_path):
+def test_hostile_words_stay_words(make_results, all_parts, scene_folders, tmp_path):
     item = gallery_from(*scene_folders, 1)[0]
     item = dataclasses.replace(item, labels=[HOSTILE] * len(item.labels), caption=HOSTILE)
     results = make_results(classes=(HOSTILE, "b"), names=("real", HOSTILE + "2"))
     results["settings"] = {HOSTILE: HOSTILE, "list": [HOSTILE]}
     results["versions"] = {"torch": HOSTILE}
-    results["generated"]["dropped"] = {HOSTILE: 15}
-    page = read(write_report(results, tmp_path, [item], commands=[HOSTILE], title=HOSTILE))
+    results["generated"] |= {"dropped": {HOSTILE: 15}, "drawn_with": {"prompt": HOSTILE, "ldm": {"id": HOSTILE}}}
+    results = all_parts(results)
+    results["scaling"]["note"] = HOSTILE
+    results["leakage"] = {HOSTILE: {HOSTILE: 1}}
+    refused = dataclasses.replace(item, reason="rejected", used=False, refusal=HOSTILE)
+    changed = ChangedImage(True, "data:image/jpeg;base64,", "data:image/jpeg;base64,", HOSTILE, 0, 3, (1, 2))
+    page = read(write_report(results, tmp_path, [item, refused], [changed], commands=[HOSTILE], title=HOSTILE))
     assert "script" not in page.tags
     assert not [a for a in page.attributes if a[1].startswith("on")]
     assert all(value.startswith("data:image/jpeg") for _, name, value in page.attributes if name == "src")
-    assert page.words.count("<script>alert(1)</script>") > 8
+    assert page.words.count("<script>alert(1)</script>") > 30
     assert "{{ 7*7 }}" in page.words
 
 
@@ -215,3 +221,11 @@ def test_rejected_pictures_say_why(make_results, scene_folders, tmp_path):
     )
     page = read(write_report(make_results(), tmp_path, [item]))
     assert "rejected: duplicate: repeats <b>3</b>" in page.texts()
+
+
+def test_changed_test_images_are_shown_both_ways(make_results, all_parts, tmp_path):
+    uri = "data:image/jpeg;base64,"
+    changed = [ChangedImage(better, uri, uri, f"{better}.png", 2, 5, (1, 4)) for better in (True, False)]
+    words = read(write_report(all_parts(make_results()), tmp_path, (), changed)).texts()
+    assert words.index("“real+de” finds more") < words.index("True.png") < words.index("“real+de” finds fewer")
+    assert "real: 1 of 5" in words and "real+de: 4 of 5" in words and "False.png · seed 2" in words

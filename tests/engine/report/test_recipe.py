@@ -24,8 +24,13 @@ def test_defaults_need_no_words():
     assert "--set" not in compare_command(Path("a"), Path("b"), Path("c"), 3, load_settings())
 
 
-def test_settings_in_plain_words_and_none_that_are_not_there():
-    rows = dict(settings_that_matter(as_dict(load_settings(None, SETS))))
+def test_settings_in_plain_words_and_none_that_are_not_known():
+    results = {"settings": as_dict(load_settings(None, SETS)), "generated": {}}
+    rows = dict(settings_that_matter(results))
     assert rows["Detector"] == "small, 7 steps of 16 images, learning rate 3e-05"
-    assert rows["Encode ratios"] == "0.4 to 0.8"
-    assert settings_that_matter({"detector": {"name": "small"}, "compare": 3, "generation": None}) == []
+    # how the images were drawn is what the generation says, never what the comparison's own settings hold
+    assert "Encode ratios" not in rows and "Diffusion model" not in rows
+    drawn = {"ldm": {"id": "mine"}, "strength_min": 0.2, "strength_max": 0.5}
+    rows = dict(settings_that_matter(results | {"generated": {"drawn_with": drawn}}))
+    assert (rows["Encode ratios"], rows["Diffusion model"]) == ("0.2 to 0.5", "mine")
+    assert settings_that_matter({"settings": {"detector": {"name": "small"}, "compare": 3}, "generated": {}}) == []
