@@ -148,7 +148,7 @@ def precision_recall(
 ) -> dict[str, PrecisionRecall | None]:
     """Per class the curve at one IoU; None for a class without ground truth."""
     results = image_results(dataset, detections, [iou])
-    return {name: _curve(m) for name, m in zip(results.classes, results.matches["all"], strict=True)}
+    return {name: curve_of(m) for name, m in zip(results.classes, results.matches["all"], strict=True)}
 
 
 def match(dataset: Dataset, detections: Sequence[Mapping], iou: float = 0.5) -> dict[str, Matched]:
@@ -164,7 +164,8 @@ def _matched(matches: ClassMatches) -> Matched:
     )
 
 
-def _curve(matches: ClassMatches) -> PrecisionRecall | None:
+def curve_of(matches: ClassMatches) -> PrecisionRecall | None:
+    """The curve of one class at the first IoU of its matches; None without ground truth."""
     matched = _matched(matches)
     if matched.objects == 0:
         return None

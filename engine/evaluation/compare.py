@@ -33,7 +33,9 @@ from engine.detection.training import fit
 from engine.errors import DatasetError, RunFailed
 from engine.evaluation.arms import BASELINE, TREATMENT, ArmPlan, accepted_only, plan_arms
 from engine.evaluation.coco_map import evaluate
+from engine.evaluation.curves import precision_recall_of
 from engine.evaluation.matching import image_results
+from engine.evaluation.per_image import largest_changes
 from engine.evaluation.results import Arm, build_results, write_results
 from engine.evaluation.statistics import paired_difference
 from engine.generation.integrity import check_unchanged
@@ -162,7 +164,7 @@ def _read_job(job: _Job) -> dict | None:
 
 
 def _write(real, generated, out, settings, arms, jobs, train, test, accepted, seeds) -> dict:
-    from engine.report import gallery_from, write_report
+    from engine.report import changed_images, compare_command, gallery_from, write_report
 
     results_of = {(job.arm.name, job.seed): _read_job(job) for job in jobs}
     scored = {key: image_results(test, result["detections"]) for key, result in results_of.items()}
@@ -186,7 +188,7 @@ def _write(real, generated, out, settings, arms, jobs, train, test, accepted, se
         )
         for arm in arms[1:]
     }
-    gallery = gallery_from(generated, real, 16)
+    by_arm = {arm.name: [scored[arm.name, s] for s in seeds] for arm in arms}
     results = build_results(
         summary,
         differences,
@@ -204,9 +206,17 @@ def _write(real, generated, out, settings, arms, jobs, train, test, accepted, se
         generated=_generated_summary(generated, accepted),
         adapter=_read_json(generated / "manifest.json").get("identity", {}).get("adapter"),
     )
+    results["precision_recall"] = precision_recall_of(by_arm)
+    results["changes"] = largest_changes(by_arm[BASELINE], by_arm[TREATMENT], seeds)
     write_results(out / "results.json", results)
-    command = f"de compare --real {real} --generated {generated} --out {out} --seeds {len(seeds)}"
-    write_report(results, out, gallery, commands=[command])
+    found = [{s: results_of[name, s]["detections"] for s in seeds} for name in (BASELINE, TREATMENT)]
+    write_report(
+        results,
+        out,
+        gallery_from(generated, real),
+        changed_images(results["changes"], test, *found),
+        commands=[compare_command(real, generated, out, len(seeds), settings)],
+    )
     return results
 
 

@@ -12,6 +12,11 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
     data: {split: {images, objects, sha256}}
     generated: {planned, kept, dropped: {reason: n}, failed: {reason: n}, boxes, ignored, dropped_boxes: {reason: n},
                 rejected: {reason: n} of the kept by review, objects_per_class: {class: n}, ...}
+
+and, where the comparison has them (files written before do not):
+
+    precision_recall: as `curves.precision_recall_of`
+    changes: of single test images between the two arms of `delta`, as `per_image.largest_changes`
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """Writes `report.html`: one file that explains itself, without scripts and without anything fetched.
 
 The template is rendered with autoescape, for class names and prompts come from files of others; a content policy in
-the page forbids scripts and requests as well.
+the page forbids scripts and requests as well. Parts of results.json that are not there have no section.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,29 +13,31 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.data.files import write_atomically
 from engine.evaluation.results import SCORES, check_results
+from engine.report import scores
+from engine.report.failures import FOUND, WRONG, ChangedImage
 from engine.report.gallery import GalleryItem, pair_uris
+from engine.report.in_short import in_short
+from engine.report.outcome import adapter_quality, generated_part, leakage_rows
 from engine.report.pictures import CROWDED, label_colours
 from engine.report.plots import arm_colours, class_plot, difference_plot, loss_plot, seeds_plot, signed
-
-_MOST_CLASSES = 24  # bars; the table under them holds all
-_TITLES = {
-    "map": "mAP", "map50": "AP50", "map75": "AP75",
-    "map_small": "small", "map_medium": "medium", "map_large": "large", "ar100": "AR100",
-}  # fmt: skip
+from engine.report.recipe import settings_that_matter
+from engine.report.scaling import scaling_part
 
 
 def write_report(
     results: Mapping,
     out: Path,
     gallery: Sequence[GalleryItem] = (),
+    changed: Sequence[ChangedImage] = (),
     *,
     commands: Sequence[str] = (),
     title: str = "Does the generated data help?",
 ) -> Path:
-    """Write out/report.html from the content of results.json and the pairs to show; returns its path.
+    """Write out/report.html from the content of results.json and the pictures to show; returns its path.
 
-    commands: what makes the run again, a line each. Raises ValueError for inconsistent results, DatasetError for a
-    picture that cannot be read. Equal input gives equal bytes.
+    gallery: generated images; changed: test images that the arms judge differently; commands: what makes the run
+    again. Raises ValueError for inconsistent results, DatasetError for a picture that cannot be read. Equal input
+    gives equal bytes.
     """
     check_results(results)
     environment = Environment(
@@ -51,8 +52,10 @@ def write_report(
         title=title,
         commands=list(commands),
         **_context(results),
-        gallery=_pictures(gallery, colours),
+        gallery=_gallery(gallery, colours),
         gallery_key=colours if any(len(item.labels) > CROWDED for item in gallery) else {},
+        changed=[(word, [c for c in changed if c.better == better]) for word, better in (("more", 1), ("fewer", 0))],
+        mark_colours={"found": FOUND, "wrong": WRONG},
     )
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.html"
@@ -61,177 +64,74 @@ def write_report(
 
 
 def _context(results: Mapping) -> dict:
-    arms = results["arms"]
+    arms, deltas, delta = results["arms"], results["deltas"], results["delta"]
     order = list(results.get("arm_order", arms))
     colours = arm_colours(order)
-    delta = results["delta"]
-    classes = _classes(arms, order, colours)
+    against = results.get("against", {})
+    classes = scores.class_rows(results, order, colours)
+    bars = scores.most_moved(classes)
+    drawn = scores.drawn_arms(results, order)
+    shown_bars = [(row["name"], [value for value in row["values"] if value[0] in drawn]) for row in bars]
+    points = {name: scores.in_points(arms[name]["map"]) for name in order}
+    generated = generated_part(results["generated"])
     return {
-        "verdict": _verdict(delta, arms, results),
-        "colours": colours,
+        "verdict": scores.verdict(results),
+        "in_short": in_short(results, classes, generated),
         "baseline": delta["baseline"],
         "differences": difference_plot(
-            [
-                (name, colours[name], 100 * d["mean"], *(100 * value for value in d["ci95"]))
-                for name, d in ((name, results["deltas"][name]) for name in order if name in results["deltas"])
-            ]
+            scores.difference_rows(deltas, order, colours), "Difference of each arm to the baseline, 95 % interval"
         ),
+        "against": difference_plot(
+            scores.difference_rows(against, order, colours), "The treatment minus each other arm, 95 % interval"
+        )
+        if against
+        else None,
         "seeds_plot": seeds_plot(
-            [(name, colours[name], _points(arms[name]["map"])) for name in order if _points(arms[name]["map"])],
-            results["seeds"],
+            [(name, colours[name], points[name]) for name in order if points[name]], results["seeds"]
         ),
-        "columns": [_TITLES[score] for score in SCORES],
-        "arms": [_arm_row(name, arms[name], colours[name], results["deltas"].get(name)) for name in order],
-        "class_bars": class_plot(_widest(classes, delta)) if classes else None,
-        "classes": classes,
-        "classes_left_out": max(0, len(classes) - _MOST_CLASSES),
-        "losses": loss_plot([(name, colours[name], arms[name].get("loss_curve", [])) for name in order]),
-        "generated": _generated(results["generated"]),
-        "adapter_quality": _adapter_quality(results["adapter"].get("validation")),
+        "columns": [scores.TITLES[score] for score in SCORES],
+        "arms": [
+            scores.arm_row(name, arms[name], colours[name], deltas.get(name), against.get(name)) for name in order
+        ],
+        "drawn": drawn,
+        "class_bars": class_plot(shown_bars) if bars else None,
+        "classes": [{**row, "moved": "–" if row["moved"] is None else signed(row["moved"])} for row in classes],
+        "classes_left_out": len(classes) - len(bars),
+        "recalls": scores.recall_plots(results, drawn, colours, [row["name"] for row in bars]),
+        "losses": loss_plot([(name, colours[name], arms[name].get("loss_curve", [])) for name in drawn]),
+        "scaling": scaling_part(results.get("scaling")),
+        "changes": results.get("changes"),
+        "generated": generated,
+        "leakage": leakage_rows(results.get("leakage")),
+        "adapter_quality": adapter_quality(results["adapter"].get("validation")),
+        "matters": settings_that_matter(results["settings"]),
         **{key: results[key] for key in ("adapter", "settings", "versions", "data", "seeds")},
     }
 
 
-def _verdict(delta: Mapping, arms: Mapping, results: Mapping) -> dict:
-    low, high = (signed(100 * value) for value in delta["ci95"])
-    figure = f"{signed(100 * delta['mean'])} mAP"
-    opening = {
-        "helps": "The generated data helps",
-        "hurts": "The generated data hurts",
-        "cannot tell": "We cannot tell whether the generated data helps",
-    }[delta["verdict"]]
-    test = results["data"].get("test", {}).get("images")
-    return {
-        "tone": delta["verdict"].replace(" ", "-"),
-        "opening": opening,
-        "figure": figure,
-        "interval": f"{low} to {high}",
-        "advice": _advice(delta),
-        "baseline": _mean(arms[delta["baseline"]]["map"]),
-        "treatment": _mean(arms[delta["treatment"]]["map"]),
-        "treatment_name": delta["treatment"],
-        "seeds": len(results["seeds"]),
-        "test_images": test,
-    }
-
-
-def _advice(delta: Mapping) -> str:
-    """What would settle an open question; empty where it is settled."""
-    if delta["verdict"] != "cannot tell" or "seeds_to_settle" not in delta:
-        return ""
-    if delta["seeds_to_settle"] is None:
-        return (
-            "More trainings would not settle a difference this small: the test images alone leave it open. "
-            "A larger test split would narrow the interval."
-        )
-    return f"About {delta['seeds_to_settle']} seeds per arm would settle it, if the difference stays this large."
-
-
-def _arm_row(name: str, arm: Mapping, colour: int, delta: Mapping | None) -> dict:
-    seconds = _points(arm["seconds"], 1)
-    return {
-        "name": name,
-        "colour": colour,
-        "scores": [_with_spread(arm[score]) for score in SCORES],
-        "train_images": arm.get("train_images"),
-        "share": f"{100 * arm.get('generated_share', 0):.0f} %",
-        "minutes": f"{sum(seconds) / len(seconds) / 60:.1f}" if seconds else "–",
-        "difference": signed(100 * delta["mean"]) if delta else "–",
-        "interval": " to ".join(signed(100 * value) for value in delta["ci95"]) if delta else "",
-        "verdict": delta["verdict"] if delta else "baseline",
-        "note": arm.get("notes", {}).get("note", ""),
-    }
-
-
-def _classes(arms: Mapping, order: Sequence[str], colours: Mapping[str, int]) -> list:
-    """[(class, [(arm, colour, per-seed values in points)])], classes in the order of the dataset."""
-    names = dict.fromkeys(name for arm in order for name in arms[arm].get("per_class", {}))
-    return [
-        (name, [(arm, colours[arm], _points(arms[arm].get("per_class", {}).get(name, []))) for arm in order])
-        for name in names
-    ]
-
-
-def _widest(classes: list, delta: Mapping) -> list:
-    """The classes that moved most between the two arms of the verdict, in their own order."""
-
-    def moved(entry: tuple) -> float:
-        means = {arm: statistics.fmean(values) for arm, _, values in entry[1] if values}
-        if delta["baseline"] not in means or delta["treatment"] not in means:
-            return -1.0
-        return abs(means[delta["treatment"]] - means[delta["baseline"]])
-
-    kept = sorted(range(len(classes)), key=lambda index: -moved(classes[index]))[:_MOST_CLASSES]
-    return [classes[index] for index in sorted(kept)]
-
-
-def _generated(generated: Mapping) -> dict | None:
-    """Shares of a bar, and the reasons behind them."""
-    planned = generated.get("planned", 0)
-    if not planned:
-        return None
-    rejected = sum(generated.get("rejected", {}).values())
-    sums = {outcome: sum(generated.get(outcome, {}).values()) for outcome in ("dropped", "failed")}
-    parts = {"used": generated.get("kept", 0) - rejected, "rejected": rejected, **sums}
-    listed = (("rejected", "rejected in review"), ("dropped", "dropped"), ("failed", "failed"))
-    shown = ("planned", "kept", "boxes", "ignored", "dropped_boxes", "objects_per_class", *(key for key, _ in listed))
-    return {
-        "planned": planned,
-        "parts": [(name, number, 100 * number / planned) for name, number in parts.items() if number or name == "used"],
-        "reasons": [(words, reason, n) for key, words in listed for reason, n in generated.get(key, {}).items()],
-        "boxes": generated.get("boxes"),
-        "ignored": generated.get("ignored", 0),
-        "dropped_boxes": generated.get("dropped_boxes", {}),
-        "objects": generated.get("objects_per_class", {}),
-        "more": {key: value for key, value in generated.items() if key not in shown},
-    }
-
-
-def _adapter_quality(validation: Mapping | None) -> dict | None:
-    """What the card says of the adapter's labels on held-out real images, in points; None where it says nothing."""
-    if not validation or validation.get("map") is None:
-        return None
-    return {
-        "images": validation.get("images"),
-        "scores": [(_TITLES[key], _mean([validation.get(key)])) for key in ("map", "map50", "map75")],
-        "classes": [(name, _mean([value])) for name, value in validation.get("per_class", {}).items()],
-    }
-
-
-def _pictures(gallery: Sequence[GalleryItem], colours: dict[str, str]) -> dict[str, list[dict]]:
-    groups: dict[str, list[dict]] = {"spread": [], "doubtful": []}
+def _gallery(gallery: Sequence[GalleryItem], colours: dict[str, str]) -> list[tuple[str, str, list[dict]]]:
+    """(reason, range of encode ratios, pictures) in the order given."""
+    groups: dict[tuple[str, str], list[dict]] = {}
     for item in gallery:
-        source, generated = pair_uris(item, colours)
-        groups.setdefault(item.reason, []).append(
-            {
-                "source": source,
-                "generated": generated,
-                "caption": item.caption,
-                "strength": f"{item.strength:.2f}",
-                "objects": len(item.labels),
-                "scores": _range(item.scores),
-                "ignored": len(item.ignored_xywh),
-                "used": item.used,
-            }
-        )
-    return {reason: pictures for reason, pictures in groups.items() if pictures}
+        groups.setdefault((item.reason, item.group), []).append(_picture(item, colours))
+    return [(reason, group, pictures) for (reason, group), pictures in groups.items()]
 
 
-def _range(scores: Sequence[float]) -> str:
-    return "" if not scores else f"{min(scores):.2f}" if len(scores) == 1 else f"{min(scores):.2f} to {max(scores):.2f}"
+def _picture(item: GalleryItem, colours: dict[str, str]) -> dict:
+    source, generated = pair_uris(item, colours)
+    return {
+        "source": source,
+        "generated": generated,
+        "caption": item.caption,
+        "strength": f"{item.strength:.2f}",
+        "objects": len(item.labels),
+        "scores": _range(item.scores),
+        "mean": f"{sum(item.scores) / len(item.scores):.2f}" if len(item.scores) else "",
+        "ignored": len(item.ignored_xywh),
+        "used": item.used,
+        "refusal": item.refusal,
+    }
 
 
-def _points(values: Sequence[float | None], factor: float = 100.0) -> list[float]:
-    """What is defined, in points of 100."""
-    return [factor * value for value in values if value is not None]
-
-
-def _mean(values: Sequence[float | None]) -> str:
-    points = _points(values)
-    return f"{statistics.fmean(points):.1f}" if points else "–"
-
-
-def _with_spread(values: Sequence[float | None]) -> tuple[str, str]:
-    """Mean, and sample standard deviation where there are two values or more."""
-    points = _points(values)
-    return _mean(values), f"± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
+def _range(values: Sequence[float]) -> str:
+    return "" if not values else f"{min(values):.2f}" if len(values) == 1 else f"{min(values):.2f} to {max(values):.2f}"

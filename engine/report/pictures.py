@@ -36,10 +36,12 @@ def draw_boxes(
     colours: Mapping[str, str] | None = None,
     short_edge: int = 320,
     ignored_xywh: Sequence[Sequence[float]] = (),
+    outlines: Sequence[str] | None = None,
 ) -> Image.Image:
     """RGB copy of `image`, enlarged to `short_edge`, with every box, its class and its score.
 
     boxes_xywh (N, 4): pixels of `image` as given, before the enlarging. ignored_xywh: drawn dashed, without text.
+    outlines: '#rrggbb' for every box, where colour is not to tell the class.
     Raises ValueError when labels or scores are not as many as boxes.
     """
     if len(labels) != len(boxes_xywh) or (scores is not None and len(scores) != len(boxes_xywh)):
@@ -54,7 +56,7 @@ def draw_boxes(
         _dashed(draw, _corners(box, scale_x, scale_y, canvas.size), line)
     # Largest first, so that small boxes and their text stay on top.
     for index in sorted(range(len(labels)), key=lambda i: -boxes_xywh[i][2] * boxes_xywh[i][3]):
-        colour = colours.get(labels[index], _PALETTE[0])
+        colour = outlines[index] if outlines is not None else colours.get(labels[index], _PALETTE[0])
         corners = _corners(boxes_xywh[index], scale_x, scale_y, canvas.size)
         draw.rectangle(corners, outline=colour, width=line)
         score = scores[index] if scores is not None else None

@@ -16,11 +16,11 @@ from engine.report import svg
 
 _LEFT, _RIGHT = 10, 390
 _COLOURS = 8
-_NAME = 44  # characters of a name that fit above a row
+_NAME, _SHORT_NAME = 42, 24  # characters of a name that fit above a row: alone, beside an interval
 
 
-def difference_plot(rows: Sequence[tuple[str, int, float, float, float]]) -> Markup:
-    """One interval a row against a zero line: (name, colour, mean, low, high), in the unit shown."""
+def difference_plot(rows: Sequence[tuple[str, int, float, float, float]], label: str) -> Markup:
+    """One interval a row against a zero line: (name, colour, mean, low, high), in the unit shown; label: of what."""
     axis = _Axis([value for row in rows for value in row[2:]] + [0.0])
     top, step = 6, 46
     parts = [axis.drawn(top, top + step * len(rows), signed=True)]
@@ -28,14 +28,14 @@ def difference_plot(rows: Sequence[tuple[str, int, float, float, float]]) -> Mar
     for index, (name, colour, mean, low, high) in enumerate(rows):
         y = top + step * index + 32
         parts += [
-            svg.text(_LEFT, y - 16, _cut(name)),
+            svg.text(_LEFT, y - 16, _cut(name, _SHORT_NAME)),
             svg.text(_RIGHT, y - 16, f"{signed(mean)} ({signed(low)} to {signed(high)})", "end number"),
             svg.line(axis.at(low), y, axis.at(high), y, f"interval c{colour}"),
             svg.line(axis.at(low), y - 4, axis.at(low), y + 4, f"interval c{colour}"),
             svg.line(axis.at(high), y - 4, axis.at(high), y + 4, f"interval c{colour}"),
             svg.dot(axis.at(mean), y, 5, f"c{colour}", f"{name}: {signed(mean)}"),
         ]
-    return svg.drawing(top + step * len(rows) + 22, parts, "Difference of each arm to the baseline, with 95 % interval")
+    return svg.drawing(top + step * len(rows) + 22, parts, label)
 
 
 def seeds_plot(rows: Sequence[tuple[str, int, Sequence[float]]], seeds: Sequence[int]) -> Markup:
@@ -171,5 +171,5 @@ def _thinned(curve: Sequence[Sequence[float]], most: int = 240) -> list[Sequence
     return [*curve[::stride], *([curve[-1]] if len(curve) % stride != 1 and stride > 1 else [])]
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+def _cut(name: str, most: int = _NAME) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

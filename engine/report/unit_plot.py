@@ -29,13 +29,16 @@ def unit_plot(
     label: str,
     below: str,
     *,
+    upright: str = "",
     mark: float | None = None,
     level: float | None = None,
     diagonal: bool = False,
 ) -> Markup:
-    """A drawing of curves, `below` the name of the x axis. mark: a vertical line at x; level: a horizontal one at y;
-    diagonal: from corner to corner. Values outside 0..1 are drawn at the edge."""
+    """A drawing of curves, `below` the name of the x axis, `upright` that of the y axis. mark: a vertical line at x;
+    level: a horizontal one at y; diagonal: from corner to corner. Values outside 0..1 are drawn at the edge."""
     parts = [_grid(), svg.text((_LEFT + _RIGHT) / 2, _BOTTOM + 32, below, "small middle")]
+    if upright:
+        parts.append(svg.text(_LEFT + 6, _TOP + 12, upright, "small"))
     if diagonal:
         parts.append(svg.line(_x(0), _y(0), _x(1), _y(1), "zero"))
     if level is not None:

@@ -92,3 +92,34 @@ def made_up_results(classes=CLASSES, names=("real", "real+de"), seeds=(0, 1, 2),
 @pytest.fixture
 def make_results():
     return made_up_results
+
+
+def with_all_parts(results):
+    """The optional parts of results.json, made up as well."""
+    names, seeds = results["arm_order"], results["seeds"]
+    classes = list(results["arms"][names[0]]["per_class"])
+    curve = [round(max(0.0, 1 - (k / 80) ** 2), 3) for k in range(101)]
+    difference = results["deltas"][results["treatment"]]
+    lower = {"mean": -0.01, "ci95": [-0.03, 0.01], "verdict": "cannot tell"}
+    entry = {"image_id": 1, "seed": seeds[0], "objects": 3, "found": [1, 3], "change": 2 / 3}
+    amounts = enumerate((0, 0.5, 1, 2, 4))
+    return results | {
+        "precision_recall": {
+            "iou": 0.5,
+            "arms": {name: {"mean": curve, "per_class": dict.fromkeys(classes, curve)} for name in names},
+        },
+        "changes": {"iou": 0.5, "images": {"better": 31, "worse": 22, "same": 240, "empty": 7}, "better": [entry],
+                    "worse": []},
+        "against": {name: {**difference, **lower, "baseline": name} for name in names[2:]},
+        "leakage": {"near_copies_of_test_images": 0, "same_file_in_train_and_test": 3},
+        "scaling": {
+            "points": [{"multiple": m, "images": round(150 * m), "map": [0.4 + 0.01 * n + s / 500 for s in seeds]}
+                       for n, m in amounts],
+            "fit": None, "stops_paying": 2.5, "note": "Measured with one adapter.",
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def all_parts():
+    return with_all_parts

@@ -3,7 +3,8 @@ from __future__ import annotations
 import shutil
 
 from engine.curation.decisions import Decisions, write_decisions
-from engine.data.dataset import read_dataset
+from engine.data.dataset import ImageRecord, read_dataset
+from engine.report.choice import spread_over_ratios
 from engine.report.gallery import gallery_from, pair_uris
 from engine.report.pictures import label_colours
 
@@ -12,18 +13,45 @@ def mean(scores):
     return sum(scores) / len(scores)
 
 
-def test_an_even_spread_and_the_least_sure(scene_folders):
+def by_reason(gallery):
+    return {
+        reason: [i for i in gallery if i.reason == reason] for reason in ("spread", "worst", "doubtful", "rejected")
+    }
+
+
+def test_an_even_spread_the_worst_and_the_doubtful(scene_folders):
     generated, real = scene_folders
-    gallery = gallery_from(generated, real, 12)
-    spread = [item for item in gallery if item.reason == "spread"]
-    doubtful = [item for item in gallery if item.reason == "doubtful"]
-    assert (len(spread), len(doubtful)) == (9, 3)
-    strengths = [item.strength for item in spread]
-    assert strengths == sorted(strengths) and strengths[0] < 0.35 and strengths[-1] > 0.65
-    assert max(b - a for a, b in zip(strengths, strengths[1:], strict=False)) < 0.2
-    assert max(mean(item.scores) for item in doubtful) <= min(mean(item.scores) for item in spread)
-    assert len({item.generated for item in gallery}) == 12
-    assert gallery == gallery_from(generated, real, 12)
+    gallery = gallery_from(generated, real, 18)
+    groups = by_reason(gallery)
+    assert {reason: len(items) for reason, items in groups.items()} == {
+        "spread": 12, "worst": 3, "doubtful": 3, "rejected": 0,
+    }  # fmt: skip
+    strengths = [item.strength for item in groups["spread"]]
+    assert strengths == sorted(strengths) and strengths[0] < 0.3 and strengths[-1] > 0.7
+    ranges = list(dict.fromkeys(item.group for item in groups["spread"]))
+    assert len(ranges) == 4
+    for words in ranges:
+        low, high = (float(word) for word in words.split(" to "))
+        inside = [item.strength for item in groups["spread"] if item.group == words]
+        assert len(inside) == 3 and all(low - 0.005 <= strength <= high + 0.005 for strength in inside)
+    others = [item for item in gallery if item.reason != "worst"]
+    assert max(mean(item.scores) for item in groups["worst"]) <= min(mean(item.scores) for item in others)
+    assert all(item.ignored_xywh for item in groups["doubtful"])
+    assert len({item.generated for item in gallery}) == 18
+    assert gallery == gallery_from(generated, real, 18)
+
+
+def test_one_encode_ratio_is_one_group():
+    images = [ImageRecord(n, f"{n}.png", 8, 8, {"de": {"strength": 0.5}}) for n in range(9)]
+    assert spread_over_ratios(images, 3) == [("0.50", images[k]) for k in (1, 4, 7)]
+    assert spread_over_ratios([], 3) == []
+
+
+def test_a_range_with_few_images_leaves_its_places_to_others():
+    ratios = [0.1, *[0.88 + n / 1000 for n in range(9)]]
+    images = [ImageRecord(n, f"{n}.png", 8, 8, {"de": {"strength": ratio}}) for n, ratio in enumerate(ratios)]
+    picked = spread_over_ratios(images, 6)
+    assert len(picked) == 6 and picked[0][1] is images[0] and len({image.id for _, image in picked}) == 6
 
 
 def test_a_pair_belongs_together(scene_folders):
@@ -49,13 +77,14 @@ def test_without_the_real_folder_there_is_no_source(scene_folders):
     assert source is None and generated.startswith("data:image/jpeg;base64,")
 
 
-def test_what_review_rejected_is_no_example_of_the_training_data(scene_folders, tmp_path):
+def test_what_review_rejected_is_shown_as_such_with_every_reason(scene_folders, tmp_path):
     folder = shutil.copytree(scene_folders[0], tmp_path / "generated")
     dataset = read_dataset(folder, "annotations")
     accepted = frozenset(range(1, 13))
-    write_decisions(folder, dataset, Decisions(accepted, {n: "dull" for n in range(13, 25)}))
-    gallery = gallery_from(folder, scene_folders[1], 24)
-    for item in gallery:
-        assert item.used == (int(item.generated.stem) in accepted)
-        assert item.used or item.reason == "doubtful"
-    assert not all(item.used for item in gallery)
+    reasons = {n: "dull: 0.1" for n in range(13, 22)} | {22: "duplicate: repeats 3", 23: "duplicate: repeats 4"}
+    write_decisions(folder, dataset, Decisions(accepted, reasons))
+    groups = by_reason(gallery_from(folder, scene_folders[1], 18))
+    for reason, items in groups.items():
+        for item in items:
+            assert item.used == (int(item.generated.stem) in accepted) == (reason != "rejected")
+    assert sorted(item.refusal for item in groups["rejected"]) == ["dull: 0.1", "duplicate: repeats 3", "not decided"]

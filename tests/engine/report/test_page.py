@@ -50,8 +50,10 @@ def test_the_page_holds_everything_itself(make_results, scene_folders, tmp_path)
     assert path == tmp_path / "report.html" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
     page = read(path)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
-    sources = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "xlink:href", "data")]
+    sources = [value for _, name, value in page.attributes if name in ("src", "srcset", "xlink:href", "data")]
     assert len(sources) == 16 and all(value.startswith("data:image/jpeg;base64,") for value in sources)
+    assert [value for tag, name, value in page.attributes if name == "http-equiv"] == ["Content-Security-Policy"]
+    assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in page.attributes
     text = path.read_text(encoding="utf-8")
     assert "url(" not in text and "@import" not in text and "http://" not in text and "https://" not in text
     assert str(scene_folders[0].parent) not in text
@@ -147,7 +149,7 @@ def test_crowded_pictures_get_a_key_of_colours(make_results, scene_folders, tmp_
 def test_eighty_classes_show_those_that_moved_most(make_results, tmp_path):
     results = make_results(classes=[f"class {n}" for n in range(80)])
     page = read(write_report(results, tmp_path))
-    assert "56 more in the table" in page.texts()
+    assert "68 more in the table" in page.texts()
     assert all(f"class {n}" in page.words for n in range(80))
 
 
@@ -164,3 +166,52 @@ def test_a_broken_picture_is_named(make_results, scene_folders, tmp_path):
     item = dataclasses.replace(gallery_from(*scene_folders, 1)[0], generated=tmp_path / "broken.png")
     with pytest.raises(DatasetError, match="broken.png"):
         write_report(make_results(), tmp_path / "out", [item])
+
+
+def test_every_link_leads_to_a_place_in_the_page(make_results, all_parts, scene_folders, tmp_path):
+    page = read(write_report(all_parts(make_results()), tmp_path, gallery_from(*scene_folders, 4)))
+    links = [value for tag, name, value in page.attributes if name == "href"]
+    places = {"#" + value for _, name, value in page.attributes if name == "id"}
+    assert len(links) == 9 and set(links) <= places
+
+
+PARTS = {
+    "precision_recall": "Precision and recall, mean over classes",
+    "changes": "On 31 test images “real+de” finds more of the objects",
+    "against": "“real+de” minus each other arm",
+    "leakage": "near copies of test images",
+    "scaling": "stops paying at about 2.5 times",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_shows_where_its_data_are_and_not_where_not(make_results, all_parts, tmp_path, part):
+    whole = all_parts(make_results(names=("real", "real+de", "quarter_share")))
+    assert PARTS[part] in read(write_report(whole, tmp_path)).texts()
+    del whole[part]
+    words = read(write_report(whole, tmp_path)).texts()
+    assert PARTS[part] not in words
+    assert all(others in words for name, others in PARTS.items() if name != part)
+
+
+def test_many_arms_keep_bars_and_curves_to_the_two_of_the_verdict(make_results, all_parts, tmp_path):
+    names = ("real", "real+de", *(f"control number {n}" for n in range(8)))
+    page = read(write_report(all_parts(make_results(names=names)), tmp_path))
+    words = page.texts()
+    assert "Drawn are the two arms of the verdict" in words
+    assert all(words.count(f"control number {n}") >= 4 for n in range(8))  # both plots, the table, the classes
+    few = read(write_report(all_parts(make_results()), tmp_path)).texts()
+    assert "Drawn are the two arms of the verdict" not in few
+
+
+def test_one_class_has_no_curve_of_its_own(make_results, all_parts, tmp_path):
+    words = read(write_report(all_parts(make_results(classes=("cell",))), tmp_path)).texts()
+    assert "Precision and recall" in words and "by class" not in words.replace("Average precision by class", "")
+
+
+def test_rejected_pictures_say_why(make_results, scene_folders, tmp_path):
+    item = dataclasses.replace(
+        gallery_from(*scene_folders, 1)[0], reason="rejected", used=False, refusal="duplicate: repeats <b>3</b>"
+    )
+    page = read(write_report(make_results(), tmp_path, [item]))
+    assert "rejected: duplicate: repeats <b>3</b>" in page.texts()
