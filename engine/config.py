@@ -158,15 +158,34 @@ class ReviewSettings:
     duplicate_distance: int = _limit(2, 0, 64, help="reject when a 64-bit perceptual hash differs in so few bits")
 
 
+SMALL = "small:"  # and behind it one of HEADS: that head on a small backbone
+DETECTORS = (  # built in engine/detection/build.py
+    "small",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "retinanet_resnet50_fpn",
+    "fcos_resnet50_fpn",
+    "rtdetr_v2",
+    "d_fine",
+    "deformable_detr",
+    "lw_detr",
+    "rf_detr",
+    "dino_resnet50",
+)
+
+
 @dataclass(frozen=True)
 class DetectorSettings:
     """The downstream detector."""
 
-    name: str = _limit("small", choices=("small", "fasterrcnn_resnet50_fpn"))
-    resolution: int = _limit(64, 32, 2048, help="short edge in pixels of what the small detector sees")
-    width: int = _limit(96, 32, help="channels of the head; a multiple of 32")
-    convs: int = _limit(2, 1, 8)
-    pretrained: bool = _limit(False, help="fetch COCO weights of the torchvision detector from the hub")
+    name: str = _limit("small", help=f"{', '.join(DETECTORS)}, {SMALL}HEAD, or {DETECTRON2}CONFIG")
+    resolution: int = _limit(64, 32, 2048, help="short edge in pixels of what the detector sees")
+    width: int = _limit(96, 32, help="channels of the small detector's head; a multiple of 32")
+    convs: int = _limit(2, 1, 8, help="convolutions of each branch of the small detector's head")
+    size: str = _limit("full", choices=("full", "tiny"), help="tiny: a detection transformer to try a job out with")
+    options: tuple[str, ...] = _limit((), help="NAME=VALUE settings of the library that the named detector is of")
+    weights: str = _limit("none", help="none, hub, or a path: where training starts; safetensors only")
+    revision: str | None = _limit(None, help="commit of the hub repository; required for weights=hub")
     steps: int = _limit(1000, 1)
     batch_size: int = _limit(16, 1)
     learning_rate: float = _limit(1e-3, 0.0)
@@ -394,6 +413,14 @@ def _check_ranges(settings: Settings) -> None:
         width = getattr(settings, section).width
         if width % 32:  # the heads normalise their channels in 32 groups
             raise ConfigError(f"{section}.width must be a multiple of 32, not {width}.")
+    name, behind = settings.detector.name, settings.detector.name.partition(":")[2].strip()
+    heads = [head for head in HEADS if head != "maskrcnn"]  # a comparison gives no masks to learn from
+    named = (name.startswith(DETECTRON2) and behind) or (name.startswith(SMALL) and behind in heads)
+    if name not in DETECTORS and not named:
+        raise ConfigError(
+            f"detector.name must be one of {', '.join(DETECTORS)}, {SMALL}HEAD with a head of {', '.join(heads)}, or "
+            f"{DETECTRON2}CONFIG, not {name!r}."
+        )
     head = settings.adapter.head
     if head not in HEADS and not head.removeprefix(DETECTRON2).strip() or not head.startswith((*HEADS, DETECTRON2)):
         raise ConfigError(f"adapter.head must be one of {', '.join(HEADS)}, or {DETECTRON2}CONFIG, not {head!r}.")

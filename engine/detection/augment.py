@@ -109,7 +109,9 @@ def _coloured(sample: Sample) -> dict:
     boxes = tv_tensors.BoundingBoxes(
         sample.boxes_xyxy, format="XYXY", canvas_size=tuple(sample.image.shape[-2:]), clamping_mode=None
     )
-    transform = v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomPhotometricDistort(p=0.5)])
+    # Not RandomPhotometricDistort, which also swaps channels: colour tells many classes apart.
+    distort = v2.ColorJitter(brightness=0.3, contrast=0.4, saturation=0.4, hue=0.03)
+    transform = v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomApply([distort], 0.8)])
     return transform({"image": tv_tensors.Image(sample.image), "boxes": boxes, "labels": sample.labels})
 
 

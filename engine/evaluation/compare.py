@@ -30,6 +30,7 @@ from engine.detection.prediction import predict
 from engine.detection.samples import BatchSource
 from engine.detection.schedule import OptimisationSettings
 from engine.detection.training import fit
+from engine.detection.zoo.weights import weights_sha256
 from engine.errors import DatasetError, RunFailed
 from engine.evaluation.arms import BASELINE, TREATMENT, ArmPlan, accepted_only, plan_arms
 from engine.evaluation.coco_map import evaluate
@@ -108,6 +109,7 @@ def _plan_jobs(arms, seeds, out: Path, settings: Settings, train, accepted, test
     """Every training with the digest of all that decides its outcome."""
     data = [train.digest(), accepted.digest(), [image.id for image in accepted.images], test.digest()]
     decides = {name: value for name, value in as_dict(settings.detector).items() if name != "save_every"}
+    decides["weights_sha256"] = weights_sha256(settings.detector)
     jobs = []
     for seed in seeds:
         for arm in arms:

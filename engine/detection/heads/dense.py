@@ -16,6 +16,34 @@ from engine.detection.ignore import in_ignore_region
 from engine.detection.targets import MAX_BOXES, SCORE_FLOOR, Detections, Target
 
 
+class _HonoursIgnore:
+    """Takes no background from ignore regions; targets carry them as "ignore" (M, 4) XYXY."""
+
+    def compute_loss(self, targets, head_outputs, anchors, *counts):
+        ignored = torch.stack([self._ignored(a, t) for a, t in zip(anchors, targets, strict=True)])
+        # A logit so low that it has neither loss nor gradient: these places count neither as object nor as background.
+        logits = head_outputs["cls_logits"].masked_fill(ignored[..., None], -1e3)
+        return super().compute_loss(targets, {**head_outputs, "cls_logits": logits}, anchors, *counts)
+
+    def _ignored(self, anchors: Tensor, target: dict[str, Tensor]) -> Tensor:
+        return in_ignore_region(anchors, target["ignore"], target["boxes"])
+
+
+class Fcos(_HonoursIgnore, FCOS):
+    """torchvision's FCOS, which ignores what it is told to."""
+
+
+class Retina(_HonoursIgnore, RetinaNet):
+    """torchvision's RetinaNet, which ignores what it is told to."""
+
+    def _ignored(self, anchors: Tensor, target: dict[str, Tensor]) -> Tensor:
+        ignored = super()._ignored(anchors, target)
+        if len(target["boxes"]):
+            # It gives every object its best anchor, which for a small object may have its centre outside.
+            ignored &= self.proposal_matcher(box_iou(target["boxes"], anchors)) < 0
+        return ignored
+
+
 class DenseHead(nn.Module):
     """torchvision's FCOS or RetinaNet without its backbone and without its resizing.
 
@@ -32,32 +60,22 @@ class DenseHead(nn.Module):
         if kind == "fcos":
             anchors = AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides))
             head = FCOSHead(width, 1, num_classes, convs)
-            self.model = FCOS(backbone, num_classes, anchor_generator=anchors, head=head, **common)
+            self.model = Fcos(backbone, num_classes, anchor_generator=anchors, head=head, **common)
         else:
             sizes = tuple(tuple(int(4 * s * 2 ** (i / 3)) for i in range(3)) for s in strides)
             anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(strides))
             head = RetinaNetHead(width, anchors.num_anchors_per_location()[0], num_classes)
-            self.model = RetinaNet(backbone, num_classes, anchor_generator=anchors, head=head, **common)
+            self.model = Retina(backbone, num_classes, anchor_generator=anchors, head=head, **common)
 
     def loss(
         self, levels: Sequence[Tensor], image_size: tuple[int, int], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """Named losses of a batch. `image_size` is (height, width) in pixels."""
         outputs, anchors, counts = self._run(levels, image_size)
-        ignored = torch.stack([self._ignored(a, t) for a, t in zip(anchors, targets, strict=True)])
-        # A logit so low that it has neither loss nor gradient: these places count neither as object nor as background.
-        outputs["cls_logits"] = outputs["cls_logits"].masked_fill(ignored[..., None], -1e3)
-        truths = [{"boxes": t.boxes_xyxy, "labels": t.labels} for t in targets]
+        truths = [{"boxes": t.boxes_xyxy, "labels": t.labels, "ignore": t.ignore_xyxy} for t in targets]
         if isinstance(self.model, FCOS):
             return self.model.compute_loss(truths, outputs, anchors, counts)
         return self.model.compute_loss(truths, outputs, anchors)
-
-    def _ignored(self, anchors: Tensor, target: Target) -> Tensor:
-        ignored = in_ignore_region(anchors, target.ignore_xyxy, target.boxes_xyxy)
-        if isinstance(self.model, RetinaNet) and len(target.boxes_xyxy):
-            # It gives every object its best anchor, which for a small object may have its centre outside.
-            ignored &= self.model.proposal_matcher(box_iou(target.boxes_xyxy, anchors)) < 0
-        return ignored
 
     @torch.no_grad()
     def detect(self, levels: Sequence[Tensor], image_size: tuple[int, int]) -> list[Detections]:

@@ -6,7 +6,7 @@ sampling and suppression are used. Nothing is loaded: no weights, no checkpointe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,27 +66,14 @@ class Detectron2Head(nn.Module):
 
     def __init__(self, settings: HeadSettings, num_classes: int, strides: Sequence[int]):
         super().__init__()
-        if MISSING:
-            raise ModelError(
-                f"The head {settings.kind} needs detectron2 ({MISSING}). Get it with: uv sync --extra detectron2"
-            )
-        name = settings.kind.removeprefix(DETECTRON2)
-        file = _find(name)
-        build = _from_python if file.suffix == ".py" else _from_yaml
-        try:
-            model = build(file, settings, num_classes, strides)
-        except Exception as error:  # detectron2 answers with asserts and errors of any kind
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(
-                f"detectron2's {name} cannot be built on levels of {settings.width} channels at strides "
-                f"{list(strides)}: {reason}. {HOW}"
-            ) from error
-        if not isinstance(model, DenseDetector) and type(model) is not GeneralizedRCNN:
-            raise ModelError(f"{name} is a {type(model).__name__}: a dense detector or an R-CNN is needed. {HOW}")
-        if isinstance(model, DenseDetector):
-            # A moving average that detectron2 keeps as a plain number: as a buffer it is saved and resumed.
-            model.register_buffer("loss_normalizer", torch.tensor(300.0 if isinstance(model, FCOS) else 100.0))
-        self.names, self.model = _names(strides), model
+
+        def built(file: Path) -> nn.Module:
+            return (_from_python if file.suffix == ".py" else _from_yaml)(file, settings, num_classes, strides)
+
+        self.model = build_model_of(
+            settings.kind, built, f"on levels of {settings.width} channels at strides {list(strides)}"
+        )
+        self.names = _names(strides)
 
     def loss(
         self, levels: Sequence[Tensor], image_size: tuple[int, int], targets: Sequence[Target]
@@ -141,6 +128,29 @@ class Detectron2Head(nn.Module):
         proposals = [p[~t.ignores(p.proposal_boxes.tensor)] for p, t in zip(proposals, truths, strict=True)]
         _, others = self.model.roi_heads(images, features, proposals, truths)
         return losses | others
+
+
+def build_model_of(kind: str, build: Callable[[Path], nn.Module], where: str = "") -> nn.Module:
+    """The model that `build` makes of the config's file; `kind` is "detectron2:CONFIG", `where` is for messages.
+
+    Raises:
+        ModelError: detectron2 is not installed; an unknown config, or one that cannot be built or is of another kind.
+    """
+    if MISSING:
+        raise ModelError(f"{kind} needs detectron2 ({MISSING}). Get it with: uv sync --extra detectron2")
+    name = kind.removeprefix(DETECTRON2)
+    file = _find(name)
+    try:
+        model = build(file)
+    except Exception as error:  # detectron2 answers with asserts and errors of any kind
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"detectron2's {name} cannot be built {where}: {reason}. {HOW}") from error
+    if not isinstance(model, DenseDetector) and type(model) is not GeneralizedRCNN:
+        raise ModelError(f"{name} is a {type(model).__name__}: a dense detector or an R-CNN is needed. {HOW}")
+    if isinstance(model, DenseDetector):
+        # A moving average that detectron2 keeps as a plain number: as a buffer it is saved and resumed.
+        model.register_buffer("loss_normalizer", torch.tensor(300.0 if isinstance(model, FCOS) else 100.0))
+    return model
 
 
 class _Truth(Instances):
@@ -220,7 +230,7 @@ def _from_yaml(file: Path, settings: HeadSettings, num_classes: int, strides: Se
     if "_levels" not in BACKBONE_REGISTRY:
         BACKBONE_REGISTRY.register(_levels)
     width, names, cfg = settings.width, _names(strides), get_cfg()
-    _merge(cfg, file)
+    merge_config(cfg, file)
     model = cfg.MODEL
     model.WEIGHTS, model.DEVICE, model.MASK_ON, model.KEYPOINT_ON = "", "cpu", False, False
     model.BACKBONE.NAME = "_levels"
@@ -236,10 +246,15 @@ def _from_yaml(file: Path, settings: HeadSettings, num_classes: int, strides: Se
     for key in ("FC_DIM", "CONV_DIM"):
         model.ROI_BOX_HEAD[key] = max(16, model.ROI_BOX_HEAD[key] * width // ZOO_WIDTH)
     cfg.TEST.DETECTIONS_PER_IMAGE = MAX_BOXES
+    return build_honouring_ignore(cfg)
+
+
+def build_honouring_ignore(cfg: CfgNode) -> nn.Module:
+    """A config's model, with proposals that take no background from ignore regions."""
     built = build_model(cfg)
     if isinstance(built, GeneralizedRCNN):
         if type(built.proposal_generator) is not RPN:
-            raise ValueError(f"its proposals come from {model.PROPOSAL_GENERATOR.NAME}, not from RPN")
+            raise ValueError(f"its proposals come from {cfg.MODEL.PROPOSAL_GENERATOR.NAME}, not from RPN")
         built.proposal_generator = _RPN(cfg, built.backbone.output_shape())
     return built
 
@@ -264,12 +279,12 @@ class _Yaml(yaml.SafeLoader):
 _Yaml.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: [])
 
 
-def _merge(cfg: CfgNode, file: Path) -> None:
+def merge_config(cfg: CfgNode, file: Path) -> None:
     """Put a config, after those that it is based on, into `cfg`."""
     own = yaml.load(file.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506, a SafeLoader
     base = own.pop("_BASE_", None)
     if base is not None:
-        _merge(cfg, file.parent / base)
+        merge_config(cfg, file.parent / base)
     cfg.merge_from_other_cfg(CfgNode(own))
 
 

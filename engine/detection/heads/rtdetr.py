@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import box_convert, clip_boxes_to_image
+from torchvision.ops import box_convert
 from transformers import RTDetrResNetConfig, RTDetrV2Config, RTDetrV2Model
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher, RTDetrLoss
 from transformers.models.rt_detr_v2.modeling_rt_detr_v2 import (
@@ -23,7 +23,8 @@ from transformers.models.rt_detr_v2.modeling_rt_detr_v2 import (
 
 from engine.detection.heads import HeadSettings
 from engine.detection.ignore import in_ignore_region
-from engine.detection.targets import MAX_BOXES, SCORE_FLOOR, Detections, Target
+from engine.detection.queries import best_of_queries
+from engine.detection.targets import Detections, Target
 from engine.errors import ConfigError, ModelError
 
 ANCHOR_CELLS = 4  # side of an anchor in cells: RT-DETR's 0.05 of a 640 px image at stride 8
@@ -96,17 +97,8 @@ class RtDetrHead(nn.Module):
             found = self._run(levels)
         finally:
             self.train(was_training)
-        scores, picked = (
-            found.intermediate_logits[:, -1].float().sigmoid().flatten(1).sort(descending=True, stable=True)
-        )
-        classes = self.model.config.num_labels
-        boxes = box_convert(found.intermediate_reference_points[:, -1].float(), "cxcywh", "xyxy") * self._frame(levels)
-        detections = []
-        for s, p, b in zip(scores[:, :MAX_BOXES], picked[:, :MAX_BOXES], boxes, strict=True):
-            b = clip_boxes_to_image(b[p // classes], image_size)
-            kept = (s >= SCORE_FLOOR) & (b[:, 2:] > b[:, :2]).all(dim=1)
-            detections.append(Detections(b[kept], (p % classes)[kept], s[kept]))
-        return detections
+        logits, boxes = found.intermediate_logits[:, -1], found.intermediate_reference_points[:, -1]
+        return best_of_queries(logits, boxes, self._frame(levels), image_size)
 
     def _run(self, levels, labels=None):
         # The encoder doubles each level onto the next finer one: odd sizes are filled up to those of the coarsest.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_convert, clip_boxes_to_image
 
 from engine.detection.heads import HeadSettings
 from engine.detection.heads.dino.attention import DeformableAttention
@@ -17,7 +16,8 @@ from engine.detection.heads.dino.encoder import Encoder
 from engine.detection.heads.dino.losses import in_ignore_regions, layer_losses
 from engine.detection.heads.dino.matching import Truths, match
 from engine.detection.heads.dino.queries import QuerySelection
-from engine.detection.targets import MAX_BOXES, SCORE_FLOOR, Detections, Target
+from engine.detection.queries import best_of_queries
+from engine.detection.targets import Detections, Target
 from engine.errors import ConfigError
 
 PRIOR = 0.01  # score of everything at the start
@@ -87,14 +87,7 @@ class DinoHead(nn.Module):
         """The best pairs of query and class of each image. `image_size` is (height, width) in pixels."""
         logits, boxes = self.predict(levels)
         height, width = image_size
-        xyxy = box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([width, height, width, height])
-        found, num_classes = [], logits.shape[-1]
-        for scores, image_boxes in zip(logits.sigmoid().flatten(1), xyxy, strict=True):
-            best, places = scores.topk(min(MAX_BOXES, len(scores)))
-            places = places[best >= SCORE_FLOOR]
-            clipped = clip_boxes_to_image(image_boxes[places // num_classes], image_size)
-            found.append(Detections(clipped, places % num_classes, scores[places]))
-        return found
+        return best_of_queries(logits, boxes, boxes.new_tensor([width, height, width, height]), image_size)
 
     def predict(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The last layer's class logits (B, queries, classes), and boxes (B, queries, 4) as (x centre, y centre, width,

@@ -1,0 +1,1 @@
+"""Detectors of other libraries, whole, behind the engine's one interface: see `engine.detection.build`."""
