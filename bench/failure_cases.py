@@ -120,7 +120,7 @@ def open_adapter(args: argparse.Namespace, settings: Settings, folder: Path) -> 
 
 def adapter_labels(adapter: Adapter, ldm: LatentDiffusion) -> Detect:
     """The adapter on real images, with the words that it was trained to read."""
-    detector = build_adapter(adapter.reader, ldm, adapter.timestep).eval()
+    detector = build_adapter(adapter.reader, ldm, adapter.timestep, adapter.card["head"]["stem"]).eval()
     reads_words = adapter.card["prompt_mode"] == "caption"
     return lambda pixels, texts: detector.detect(pixels, texts if reads_words else [""] * len(texts))
 

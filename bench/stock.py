@@ -62,7 +62,7 @@ class Stock:
         latents = drawer.ldm.encode_images(drawn)
         noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(item.seed) for item in items])
         features = drawer.ldm.features(latents, drawer.adapter.timestep, noise)
-        found = drawer.adapter.detect(features, (size[1], size[0]))
+        found = drawer.adapter.detect(features, drawn)
         return sum(int((each.scores >= drawer.floor).sum()) for each in found)
 
 

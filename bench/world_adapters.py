@@ -92,7 +92,7 @@ def build(kind: str, ldm, options: AdapterSettings, detr: DetrSettings, classes:
     """The untrained detector of a kind."""
     timestep = 1 if options.timestep is None else options.timestep
     if kind == "adapter":
-        return build_adapter(build_reader(options, detr, classes, ldm), ldm, timestep)
+        return build_adapter(build_reader(options, detr, classes, ldm), ldm, timestep, options.stem)
     if kind == "stem":
         return stem_only(ldm, options, detr, timestep, classes)
     wanted = count(build_reader(options, detr, classes, ldm))
@@ -110,7 +110,7 @@ def scratch(width: int, options: AdapterSettings, detr: DetrSettings, classes: i
 def stem_only(ldm, options: AdapterSettings, detr: DetrSettings, timestep: int, classes: int) -> Detector:
     """The adapter, latent stem and all, with nothing in the diffusion model's features."""
     reader = build_reader(options, detr, classes, ldm)
-    return Detector(WithoutFeatures(LdmBackbone(ldm, timestep)), reader)
+    return Detector(WithoutFeatures(LdmBackbone(ldm, timestep, options.stem)), reader)
 
 
 class WithoutFeatures(nn.Module):

@@ -71,7 +71,11 @@ class AdapterSettings:
     width: int = _limit(256, 32, help="channels of the pyramid and the head")
     convs: int = _limit(4, 1, 8, help="convolutions of each branch of a dense head")
     extra_levels: int = _limit(1, 0, 2, help="levels added above the coarsest tap by stride-2 convolutions")
-    latent_stem: bool = _limit(False, help="also read the last step's noisy latent through a few trained convolutions")
+    stem: str = _limit(
+        "none",
+        choices=("none", "latent", "picture"),
+        help="also read, through a few trained convolutions, the last step's noisy latent; picture: and the picture",
+    )
     steps: int = _limit(90_000, 1)
     batch_size: int = _limit(64, 1)
     learning_rate: float = _limit(2e-4, 0.0)

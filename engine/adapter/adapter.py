@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from engine.config import AdapterSettings, DetrSettings, Settings, as_dict
 from engine.data.dataset import Category
@@ -23,7 +24,7 @@ from engine.detection.targets import Detections
 from engine.errors import ModelError
 from engine.ldm.diffusion import LatentDiffusion, draw_noise
 
-FORMAT = 2
+FORMAT = 3
 WEIGHTS, CARD = "adapter.safetensors", "adapter.json"
 
 
@@ -31,13 +32,13 @@ class LdmBackbone(nn.Module):
     """The frozen diffusion model as a backbone: real images -> noisy latents and taps at one noise level.
 
     Args:
-        with_latents: whether the noisy latents come before the levels, for a reader with a stem.
+        stem: what comes before the levels, for a reader with a stem: see `stem_input`; "none" for nothing.
     """
 
-    def __init__(self, ldm: LatentDiffusion, timestep: int, with_latents: bool = True):
+    def __init__(self, ldm: LatentDiffusion, timestep: int, stem: str = "latent"):
         super().__init__()
         self.ldm, self.timestep = ldm, timestep  # LatentDiffusion is no Module: its weights are not ours to train
-        self.with_latents = with_latents
+        self.stem = stem
 
     def forward(self, pixels: Tensor, texts: Sequence[str] | None = None) -> list[Tensor]:
         return self.read(self.ldm.encode_images(pixels), texts)
@@ -48,8 +49,20 @@ class LdmBackbone(nn.Module):
             noise = torch.randn(latents.shape)
         else:  # the same noise for every image, so that a prediction depends on its image alone
             noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(0)]).expand_as(latents)
-        features = self.ldm.features(latents, self.timestep, noise, texts)
-        return features if self.with_latents else features[1:]
+        noisy, *levels = self.ldm.features(latents, self.timestep, noise, texts)
+        if self.stem == "none":
+            return levels
+        # The picture as the decoder gives it, for that is what a generated one is.
+        return [stem_input(noisy, self.ldm.decode(latents) if self.stem == "picture" else None), *levels]
+
+
+def stem_input(noisy: Tensor, pictures: Tensor | None) -> Tensor:
+    """What a stem reads: noisy latents (B, C, h, w), and, of a stem that reads pictures (B, 3, H, W) in [-1, 1], every
+    latent cell's patch of pixels as further channels."""
+    if pictures is None:
+        return noisy
+    patches = functional.pixel_unshuffle(pictures.to(noisy), pictures.shape[-1] // noisy.shape[-1])
+    return torch.cat([noisy, patches], dim=1)
 
 
 @dataclass
@@ -67,9 +80,14 @@ class Adapter:
     def category_ids(self) -> list[int]:
         return [c["id"] for c in self.card["classes"]]
 
-    def detect(self, features: list[Tensor], image_size: tuple[int, int]) -> list[Detections]:
-        """Boxes in pixels of `image_size` (height, width) from the features of a sampler's last step."""
-        return self.reader.detect(features if self.reader.stem is not None else features[1:], image_size)
+    def detect(self, features: Sequence[Tensor], pictures: Tensor) -> list[Detections]:
+        """Boxes, in their pixels, of the finished pictures (B, 3, H, W) in [-1, 1] from the features of the sampler's
+        last step: noisy latents, then levels."""
+        noisy, *levels = features
+        stem = self.card["head"]["stem"]
+        if stem != "none":
+            levels = [stem_input(noisy, pictures if stem == "picture" else None), *levels]
+        return self.reader.detect(levels, tuple(pictures.shape[-2:]))
 
 
 def build_reader(settings: AdapterSettings, detr: DetrSettings, num_classes: int, ldm: LatentDiffusion) -> Reader:
@@ -80,7 +98,9 @@ def build_reader(settings: AdapterSettings, detr: DetrSettings, num_classes: int
         [tap.channels for tap in ldm.taps],
         [tap.stride for tap in ldm.taps],
         settings.extra_levels,
-        ldm.latent_channels if settings.latent_stem else 0,
+        {"none": 0, "latent": ldm.latent_channels, "picture": ldm.latent_channels + 3 * ldm.latent_stride**2}[
+            settings.stem
+        ],
         ldm.latent_stride,
     )
 
@@ -90,14 +110,15 @@ def frame_of(ldm: LatentDiffusion, resolution: int) -> Frame:
     return Frame(resolution, ldm.alignment)
 
 
-def build_adapter(reader: Reader, ldm: LatentDiffusion, timestep: int) -> Detector:
-    """The reader on the frozen model, as a detector of real images: what is trained and measured."""
-    return Detector(LdmBackbone(ldm, timestep, reader.stem is not None), reader)
+def build_adapter(reader: Reader, ldm: LatentDiffusion, timestep: int, stem: str) -> Detector:
+    """The reader, with its kind of stem, on the frozen model, as a detector of real images: what is trained and
+    measured."""
+    return Detector(LdmBackbone(ldm, timestep, stem), reader)
 
 
 def describe(ldm: LatentDiffusion, settings: Settings, timestep: int, categories: tuple[Category, ...]) -> dict:
     """The part of the card that must fit at loading."""
-    head = {k: getattr(settings.adapter, k) for k in ("head", "width", "convs", "extra_levels", "latent_stem")}
+    head = {k: getattr(settings.adapter, k) for k in ("head", "width", "convs", "extra_levels", "stem")}
     return {
         "format": FORMAT,
         "ldm": ldm.identity.as_dict(),

@@ -63,7 +63,7 @@ class FromCache(nn.Module):
             stride, levels = ldm.latent_stride, self.backbone.read(first.float(), texts)
         else:
             levels = stored
-            stride = ldm.latent_stride if self.backbone.with_latents else ldm.taps[0].stride
+            stride = ldm.latent_stride if self.backbone.stem != "none" else ldm.taps[0].stride
         return self.reader.loss(levels, (first.shape[-2] * stride, first.shape[-1] * stride), targets)
 
 

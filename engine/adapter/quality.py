@@ -167,7 +167,7 @@ def _predict(drawer: AdapterDrawer, settings: Settings) -> list[dict]:
     """The adapter's boxes on all of the drawer's real images, as training measures them."""
     adapter, card = drawer.adapter, drawer.adapter.card
     words = dataclasses.replace(settings, adapter=dataclasses.replace(settings.adapter, prompt=card["prompt_mode"]))
-    detector = build_adapter(adapter.reader, drawer.ldm, adapter.timestep).eval()
+    detector = build_adapter(adapter.reader, drawer.ldm, adapter.timestep, card["head"]["stem"]).eval()
     frame, device = frame_of(drawer.ldm, card["resolution"]), drawer.ldm.device
     return predict(detector.detect, drawer.dataset, frame, device=device, text_of=text_of(drawer.dataset, words))
 

@@ -56,7 +56,7 @@ def train_adapter(data: Path, ldm: str | Path, out: Path, settings: Settings) ->
     )
     torch.manual_seed(options.seed)
     reader = build_reader(options, settings.detr, len(train.categories), model).to(model.device)
-    adapter = build_adapter(reader, model, timestep)
+    adapter = build_adapter(reader, model, timestep, options.stem)
     card = describe(model, settings, timestep, train.categories)
     batches = BatchSource(
         [Source(train)],

@@ -136,12 +136,12 @@ class AdapterDrawer:
         for finished in stream.run(self._jobs(items, size, rows, failed)):
             waiting.append(finished)
             if len(waiting) == rows:
-                yield from self._label(waiting, size, rows)
+                yield from self._label(waiting, rows)
                 waiting = []
             yield from failed
             failed.clear()
         if waiting:
-            yield from self._label(waiting, size, rows)
+            yield from self._label(waiting, rows)
         yield from failed
 
     def _jobs(
@@ -180,12 +180,10 @@ class AdapterDrawer:
         image_id, size = key
         return to_model(read_pixels(self.dataset, self.sources[image_id], size))
 
-    def _label(
-        self, group: Sequence[Finished], size: tuple[int, int], rows: int
-    ) -> Iterator[tuple[int, Drawn | Exception]]:
+    def _label(self, group: Sequence[Finished], rows: int) -> Iterator[tuple[int, Drawn | Exception]]:
         images = self.ldm.decode(stack_rows([item.latents for item in group], rows))
         levels = zip(*(item.features for item in group), strict=True)
-        found = self.adapter.detect([stack_rows(level, rows) for level in levels], (size[1], size[0]))
+        found = self.adapter.detect([stack_rows(level, rows) for level in levels], images)
         ids = np.array(self.adapter.category_ids)
         for item, image, detections in zip(group, images, found, strict=False):
             if not image.isfinite().all():

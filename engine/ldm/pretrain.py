@@ -39,8 +39,8 @@ RECOMMENDED = {
     "ldm": {"resolution": 64},
     "adapt_ldm": {"steps": 1000, "batch_size": 12, "learning_rate": 2e-4, "decoder_steps": 1000},
     "adapter": {
-        "width": 64, "convs": 2, "extra_levels": 0, "latent_stem": True, "steps": 600, "batch_size": 16,
-        "learning_rate": 1.5e-3, "weight_decay": 0.05, "clip_norm": 1.0,
+        "width": 96, "convs": 2, "extra_levels": 0, "stem": "picture", "cache": "features", "cache_views": 24,
+        "steps": 600, "batch_size": 16, "learning_rate": 1.5e-3, "weight_decay": 0.05, "clip_norm": 1.0,
     },
     "detr": {
         "queries": 60, "encoder_layers": 1, "decoder_layers": 3, "attention_heads": 4, "feedforward": 128,

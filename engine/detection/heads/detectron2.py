@@ -203,7 +203,7 @@ class LdmAsBackbone(Backbone):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> levels (B, C_i, h_i, w_i) by name."""
-        levels = self.backbone(pixels)[1 if self.backbone.with_latents else 0 :]
+        levels = self.backbone(pixels)[0 if self.backbone.stem == "none" else 1 :]
         return {f"tap{i}": level.float() for i, level in enumerate(levels)}
 
     def output_shape(self) -> dict[str, ShapeSpec]:

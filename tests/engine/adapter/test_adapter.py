@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.adapter.adapter import CARD, WEIGHTS, build_adapter, build_reader, load_adapter
+from engine.adapter.adapter import CARD, WEIGHTS, Adapter, build_adapter, build_reader, load_adapter, stem_input
 from engine.adapter.train import train_adapter
 from engine.config import load_settings
 from engine.errors import ModelError
@@ -21,7 +21,7 @@ SETTINGS = load_settings(
         "adapter.width=32",
         "adapter.convs=1",
         "adapter.extra_levels=1",
-        "adapter.latent_stem=true",
+        "adapter.stem=picture",
         "ldm.resolution=64",
         "ldm.device=cpu",
         "generation.steps=4",
@@ -123,18 +123,35 @@ def test_drawing_gives_boxes_of_the_datasets_classes(adapter_folder, world_folde
         assert (d.boxes_xyxy >= 0).all() and (d.boxes_xyxy <= 64).all()
 
 
+def test_a_picture_stem_reads_the_picture_and_a_latent_stem_does_not(ldm_folder):
+    ldm = load_ldm(ldm_folder, device="cpu")
+    latents = ldm.encode_images(torch.zeros(1, 3, 64, 80))
+    picture = torch.linspace(-1, 1, 3 * 64 * 80).reshape(1, 3, 64, 80)
+    noisy, *levels = ldm.features(latents, 1, torch.zeros_like(latents), [""])
+    found = {}
+    for stem in ("latent", "picture"):
+        torch.manual_seed(0)
+        reader = build_reader(dataclasses.replace(SETTINGS.adapter, stem=stem), SETTINGS.detr, 3, ldm).eval()
+        adapter = Adapter(reader, {"head": {"stem": stem}})
+        shown = [adapter.detect([noisy, *levels], pixels)[0].boxes_xyxy for pixels in (picture, -picture)]
+        found[stem] = torch.equal(*shown)
+    assert found == {"latent": True, "picture": False}
+    cells = stem_input(noisy, picture)  # the patch of a cell, channel by channel
+    assert torch.equal(cells[0, -48:, 2, 3], picture[0, :, 8:12, 12:16].flatten())
+
+
 @pytest.mark.parametrize(("taps", "strides"), [("down", [8, 16]), ("mid", [16]), ("up", [4, 8])])
 def test_a_stem_meets_whichever_levels_are_tapped(ldm_folder, taps, strides):
     ldm = load_ldm(ldm_folder, device="cpu", taps=taps)
     assert [tap.stride for tap in ldm.taps] == strides
     reader = build_reader(dataclasses.replace(SETTINGS.adapter, taps=taps), SETTINGS.detr, 3, ldm).eval()
     # 80 x 112 px: the extra level halves an odd number of cells.
-    found = build_adapter(reader, ldm, 1).eval().detect(torch.zeros(2, 3, 80, 112))
+    found = build_adapter(reader, ldm, 1, SETTINGS.adapter.stem).eval().detect(torch.zeros(2, 3, 80, 112))
     assert len(found) == 2
 
 
 def test_a_reader_without_stem_reads_the_taps_alone(world_folder, ldm_folder, tmp_path):
-    settings = dataclasses.replace(SETTINGS, adapter=dataclasses.replace(SETTINGS.adapter, latent_stem=False))
+    settings = dataclasses.replace(SETTINGS, adapter=dataclasses.replace(SETTINGS.adapter, stem="none"))
     train_adapter(world_folder, ldm_folder, tmp_path, settings)
     assert not any(name.startswith("stem") for name in load_file(tmp_path / WEIGHTS))
     assert load_drawer(world_folder, ldm_folder, tmp_path, settings).adapter.reader.stem is None

@@ -19,7 +19,7 @@ from engine.errors import RunConflict, RunFailed
 from engine.ldm.diffusion import load_ldm
 
 SIZES = ["width=32", "convs=1", "batch_size=2", "steps=4", "save_every=2", "cache_views=2", "extra_levels=1"]
-BASE = [f"adapter.{size}" for size in SIZES] + ["ldm.resolution=64", "ldm.device=cpu", "adapter.latent_stem=true"]
+BASE = [f"adapter.{size}" for size in SIZES] + ["ldm.resolution=64", "ldm.device=cpu", "adapter.stem=latent"]
 
 
 def settings_with(*changes):
@@ -32,7 +32,7 @@ def parts(world_folder, ldm_folder):
     settings = settings_with()
     ldm = load_ldm(ldm_folder, device="cpu")
     torch.manual_seed(0)
-    adapter = build_adapter(build_reader(settings.adapter, settings.detr, 6, ldm), ldm, 1)
+    adapter = build_adapter(build_reader(settings.adapter, settings.detr, 6, ldm), ldm, 1, settings.adapter.stem)
     batches = BatchSource([Source(read_dataset(world_folder, "train"))], frame_of(ldm, 64), 2, 0, masks=True)
     return adapter, batches
 

@@ -23,7 +23,7 @@ def settings_of(*more):
         None,
         [
             *("adapter.steps=2", "adapter.batch_size=2", "adapter.width=32", "adapter.convs=1"),
-            *("adapter.latent_stem=true", "ldm.resolution=64", "ldm.device=cpu"),
+            *("adapter.stem=picture", "ldm.resolution=64", "ldm.device=cpu"),
             *("generation.steps=4", "generation.strength_min=0.25", "generation.strength_max=1.0"),
             *("generation.guidance_min=0.0", "generation.guidance_max=3.0", "generation.rows_per_call=4"),
             *("generation.score_threshold=0.0", "generation.ignore_threshold=0.0", "generation.keep_negatives=true"),

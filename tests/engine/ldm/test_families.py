@@ -27,7 +27,7 @@ def settings_of(family: str, *more: str):
         None,
         [
             *("adapter.steps=2", "adapter.batch_size=2", "adapter.width=32", "adapter.convs=1"),
-            *("adapter.extra_levels=0", "adapter.latent_stem=true", "ldm.resolution=64", "ldm.device=cpu"),
+            *("adapter.extra_levels=0", "adapter.stem=picture", "ldm.resolution=64", "ldm.device=cpu"),
             *("generation.steps=4", "generation.ignore_threshold=0.0", "generation.guidance_max=7.5"),
             *("adapt_ldm.steps=2", "adapt_ldm.batch_size=2"),
             f"generation.sampler={SAMPLER.get(family, 'ddim')}",
