@@ -54,7 +54,7 @@ def write_report(
         **_context(results),
         gallery=_gallery(gallery, colours),
         gallery_key=colours if any(len(item.labels) > CROWDED for item in gallery) else {},
-        changed=[(word, [c for c in changed if c.better == better]) for word, better in (("more", 1), ("fewer", 0))],
+        changed=_by_direction(changed),
         mark_colours={"found": FOUND, "wrong": WRONG},
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -109,6 +109,11 @@ def _context(results: Mapping) -> dict:
         "drawn_with": results["generated"].get("drawn_with"),
         **{key: results[key] for key in ("adapter", "versions", "data", "seeds")},
     }
+
+
+def _by_direction(changed: Sequence[ChangedImage]) -> list[tuple[str, list[ChangedImage]]]:
+    groups = [(word, [c for c in changed if c.better == better]) for word, better in (("more", True), ("fewer", False))]
+    return [(word, images) for word, images in groups if images]
 
 
 def _gallery(gallery: Sequence[GalleryItem], colours: dict[str, str]) -> list[tuple[str, str, list[dict]]]:
