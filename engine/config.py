@@ -124,6 +124,7 @@ class GenerationSettings:
     style: str = _limit("", help="words added behind every prompt")
     styles: tuple[str, ...] = _limit((), help="phrases dealt out over the images, one behind each prompt")
     negative_prompt: str = ""
+    unlabelled: bool = _limit(False, help="also draw from the pictures of unlabelled.json, which have no boxes")
     text_to_image: float = _limit(0.0, 0.0, 1.0, help="share drawn from words alone; a source lends words and size")
     variants_per_image: int = _limit(0, 0, help="images drawn of each source, one after the other; 0: as --images says")
     class_weights: tuple[str, ...] = _limit((), help="CLASS=WEIGHT: images with a class of weight 3 serve three times")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from engine.errors import DatasetError
-from flows.options import Overrides, Params, Seed, Store
+from flows.options import Data, Overrides, Params, Seed, Store
 
 MAX_LISTED = 20
 OWN_FORMATS = ("auto", "coco", "voc", "yolo")
@@ -117,6 +117,33 @@ def verify(
             f"`de resume {folder} --verify` draws again what is not whole, and keeps the rest."
         )
     typer.echo(f"{folder} is whole and unchanged.")
+
+
+def subset(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New dataset folder.")],
+    images: Annotated[int | None, typer.Option("--images", metavar="N", min=1, help="Labelled images to keep.")] = None,
+    percent: Annotated[
+        float | None, typer.Option("--percent", min=0.01, max=100, help="Or so many percent of them.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Keep the labels of a few training images; the others become unlabelled.json, pictures without boxes.
+
+    Validation and test stay as they are. Of one seed, a smaller choice is part of a larger one.
+
+    Example: de subset --data data/bccd --out data/bccd-10 --percent 10
+    """
+    from engine.data.dataset import read_dataset
+    from engine.data.subset import write_subset
+    from engine.errors import ConfigError
+
+    if (images is None) == (percent is None):
+        raise ConfigError("de subset: give either --images or --percent.")
+    if images is None:
+        images = max(1, round(len(read_dataset(data, "train").images) * percent / 100))
+    sizes = write_subset(data, out, images, seed)
+    typer.echo(f"{out}: " + ", ".join(f"{split} {count}" for split, count in sizes.items()) + " images.")
 
 
 def world(

@@ -77,6 +77,30 @@ def train_adapter(
     typer.echo(f"The adapter is in {out}: {measured}.")
 
 
+def label(
+    data: Data,
+    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Folder of the adapter.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder of the labelled pictures.")],
+    ldm: Ldm = None,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Label the pictures of unlabelled.json with an adapter, by the thresholds of generation. Nothing is drawn.
+
+    As an arm of a comparison they show what labels on real pictures are worth beside generated ones. Example:
+    de label --data data/bccd-10 --ldm models/bccd-ldm --adapter models/bccd-adapter --out runs/bccd-labelled
+    """
+    from engine.adapter.pseudo_labels import label_pictures
+    from tasks.settings import open_settings
+
+    model, settings = open_settings(params, overrides or [], ldm)
+    counts = label_pictures(data, model, adapter, out, settings)
+    typer.echo(
+        f"{out}: {counts['images']} pictures with {counts['boxes']} boxes and {counts['ignored']} ignore regions; "
+        f"{counts['dropped']} pictures without a box are left out."
+    )
+
+
 def adapter_report(
     adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Folder of the adapter.")],
     data: Data,

@@ -17,6 +17,7 @@ from engine.curation.decisions import FILE, Decisions, load_decisions, write_dec
 from engine.curation.gates import judge
 from engine.curation.reviewer import decide, merge_edits
 from engine.data.dataset import Dataset, read_dataset, splits_of
+from engine.data.sources import TRAIN, has_unlabelled, read_sources
 from engine.errors import DatasetError, RunFailed
 from tasks import fiftyone_dataset
 from tasks.fiftyone_connection import connected_fiftyone
@@ -138,7 +139,10 @@ def read_splits(folder: Path) -> dict[str, Dataset]:
     Raises:
         DatasetError: no split, or one that cannot be read.
     """
-    return {split: read_dataset(folder, split) for split in splits_of(folder)}
+    splits = {split: read_dataset(folder, split) for split in splits_of(folder)}
+    if TRAIN in splits and has_unlabelled(folder):  # generated images may come from there as well
+        splits[TRAIN] = read_sources(folder, unlabelled=True)
+    return splits
 
 
 def _earlier(dataset: Dataset) -> Decisions | None:

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from engine.data.dataset import Annotation, Dataset, ImageRecord
+from engine.errors import ConfigError
 
 
 def accepted_only(generated: Dataset, accepted: set[int]) -> Dataset:
@@ -29,8 +30,18 @@ def unlabelled(dataset: Dataset) -> Dataset:
 
 
 def with_source_labels(real: Dataset, generated: Dataset) -> Dataset:
-    """Generated images with the boxes of the real images that they were drawn from, scaled to their size."""
+    """Generated images with the boxes of the real images that they were drawn from, scaled to their size; without
+    those that were drawn from a picture that has no labels.
+
+    Raises:
+        ConfigError: none was drawn from a labelled image.
+    """
     sources = {image.id: image for image in real.images}
+    generated = accepted_only(
+        generated, {image.id for image in generated.images if image.extra["de"].get("source_image_id") in sources}
+    )
+    if not generated.images:
+        raise ConfigError("compare.controls: source_labels needs images that were drawn from labelled ones; none was.")
     labels = [
         _moved(box, image, sources[image.extra["de"]["source_image_id"]])
         for image in generated.images

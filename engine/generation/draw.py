@@ -18,6 +18,7 @@ from engine.adapter.thresholds import check_quality, label_thresholds
 from engine.config import Settings
 from engine.data.dataset import Dataset, read_dataset
 from engine.data.pixels import read_pixels, to_model
+from engine.data.sources import TRAIN, read_sources
 from engine.errors import ModelError
 from engine.generation.room import Room, draw_in_room, is_out_of_memory
 from engine.ldm.diffusion import LatentDiffusion, load_ldm
@@ -201,14 +202,14 @@ class AdapterDrawer:
             )
 
 
-def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings, split: str = "train") -> AdapterDrawer:
+def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings, split: str = TRAIN) -> AdapterDrawer:
     """Load model and adapter for generating from a split of `data`.
 
     Raises:
         ModelError: the adapter belongs to another model, other classes, another resolution or noise level, is worse
             than `generation.min_adapter_map`, or lacks the thresholds per class that are asked for.
     """
-    dataset = read_dataset(data, split)
+    dataset = read_sources(data, settings.generation.unlabelled) if split == TRAIN else read_dataset(data, split)
     card = read_card(adapter)
     classes = [{"id": c.id, "name": c.name} for c in dataset.categories]
     if card["classes"] != classes:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from engine.config import Settings
-from engine.data.dataset import Dataset, read_dataset
+from engine.data.dataset import Dataset
+from engine.data.sources import read_sources
 from engine.errors import DatasetError, RunConflict
 from engine.generation.disk import check_disk, check_room, estimate
 from engine.generation.durable import to_json
@@ -47,7 +48,7 @@ def prepare(
         ConfigError: see `make_plan`; or the disk of `out` has no room for it (what is drawn already is there).
     """
     store = open_store(out)
-    plan = plan_for(read_dataset(data, "train"), store, images, seed, settings, identity)
+    plan = plan_for(read_sources(data, settings.generation.unlabelled), store, images, seed, settings, identity)
     with store.own_plan():
         existing = _planned_in(store, plan)
         if existing is None:

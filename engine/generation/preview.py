@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.config import named_weight
-from engine.data.dataset import read_dataset
+from engine.data.sources import read_sources
 from engine.errors import ConfigError
 from engine.generation.calibration import Calibration, calibrate
 from engine.generation.disk import check_disk, estimate, free_bytes, needed_bytes, shards_there
@@ -68,7 +68,7 @@ def preview(
     start = time.perf_counter()
     drawer = source.load()
     load_seconds = time.perf_counter() - start
-    dataset = read_dataset(source.data, "train")
+    dataset = read_sources(source.data, source.settings.generation.unlabelled)
     plan = plan_for(dataset, store or out, images, seed, source.settings, drawer.identity)
     size = estimate(plan, dataset)
     check_disk(plan, out, size)  # for merged images that come from a store

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from engine.config import Settings, digest
-from engine.data.dataset import read_dataset
+from engine.data.sources import read_sources
 from engine.errors import DatasetError, RunConflict, RunFailed
 from engine.generation.crew import LocalWorker, Worker, drive
 from engine.generation.devices import check_workers, environment_of, gpus_for
@@ -196,7 +196,7 @@ def _check_data(plan: Plan, data: Path) -> None:
             f"The dataset that this run draws from is not at {data} any more. Bring it back, or give `de generate` "
             "with its new place and the old settings: what is finished is kept."
         )
-    now = read_dataset(data, "train").digest()
+    now = read_sources(data, plan.spec["settings"]["generation"].get("unlabelled", False)).digest()
     if now != plan.spec["data"]:
         raise DatasetError(
             f"The dataset at {data} has changed since the run was planned: its digest is {now}, the plan's is "

@@ -14,6 +14,7 @@ from PIL import Image
 from engine.curation.decisions import load_decisions
 from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, splits_of
 from engine.data.images import load_image
+from engine.data.sources import TRAIN, has_unlabelled, read_sources
 from engine.report.choice import encode_ratio, of_every_reason, spread_over_ratios
 from engine.report.pictures import draw_boxes, enlarge
 
@@ -43,7 +44,7 @@ class GalleryItem:
 
 
 def gallery_from(
-    dataset_folder: Path, source_folder: Path | None, count: int = 24, source_split: str = "train"
+    dataset_folder: Path, source_folder: Path | None, count: int = 24, source_split: str = TRAIN
 ) -> list[GalleryItem]:
     """Pick `count` images of a generated dataset. A sixth each: of what training uses, those with the lowest mean
     score and those with most ignore regions; of what it does not, some of every reason. The rest evenly over the
@@ -54,7 +55,10 @@ def gallery_from(
     generated = read_dataset(dataset_folder, "annotations")
     sources = None
     if source_folder is not None and source_split in splits_of(source_folder):
-        sources = read_dataset(source_folder, source_split)
+        if source_split == TRAIN:
+            sources = read_sources(source_folder, has_unlabelled(source_folder))
+        else:
+            sources = read_dataset(source_folder, source_split)
     decisions = load_decisions(dataset_folder, generated)
     kept = {image.id for image in generated.images} if decisions is None else decisions.accepted
     refusals = {} if decisions is None else dict(decisions.rejected)

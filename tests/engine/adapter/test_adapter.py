@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.adapter.adapter import CARD, WEIGHTS, Adapter, build_adapter, build_reader, load_adapter, stem_input
+from engine.adapter.pseudo_labels import label_pictures
 from engine.adapter.train import train_adapter
 from engine.config import load_settings
-from engine.errors import ModelError
+from engine.data.dataset import read_dataset, write_dataset
+from engine.errors import DatasetError, ModelError
 from engine.generation.draw import load_drawer
 from engine.ldm.diffusion import load_ldm
 
@@ -182,3 +184,20 @@ def test_drawing_on_a_cpu_uses_one_thread_so_that_the_bytes_do_not_depend_on_wor
         assert set(seen) == {1}
     finally:
         torch.set_num_threads(before)
+
+
+def test_pictures_are_labelled_by_the_thresholds_of_generation(adapter_folder, world_folder, ldm_folder, tmp_path):
+    shutil.copytree(world_folder, tmp_path / "data")
+    val = read_dataset(world_folder, "val")
+    pictures = [dataclasses.replace(image, id=500 + image.id) for image in val.images]
+    write_dataset(tmp_path / "data", "unlabelled", pictures, [], val.categories)
+    sets = ["generation.score_threshold=0.06", "generation.ignore_threshold=0.05", "generation.keep_negatives=true"]
+    generation = load_settings(None, sets).generation
+    settings = dataclasses.replace(SETTINGS, generation=dataclasses.replace(generation, steps=4))
+    counts = label_pictures(tmp_path / "data", ldm_folder, adapter_folder, tmp_path / "out", settings)
+    labelled = read_dataset(tmp_path / "out", "annotations")
+    assert counts["images"] == len(labelled.images) == len(pictures) and counts["dropped"] == 0
+    assert counts["boxes"] + counts["ignored"] == len(labelled.annotations)
+    assert all((a.extra["score"] < 0.06) == bool(a.iscrowd) for a in labelled.annotations)
+    with pytest.raises(DatasetError, match="is there already"):
+        label_pictures(tmp_path / "data", ldm_folder, adapter_folder, tmp_path / "out", settings)
