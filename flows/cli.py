@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows import data_commands, generation_commands, ldm_commands, run_commands, step_commands
+from flows import baseline_commands, data_commands, generation_commands, ldm_commands, run_commands, step_commands
 from flows.exits import GuardedGroup, quiet_logging
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ for name, function in {
     "up": run_commands.up,
 }.items():
     app.command(name)(function)
+app.add_typer(baseline_commands.app, name="baseline")
 
 
 def main() -> None:

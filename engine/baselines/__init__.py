@@ -1,1 +1,1 @@
-"""The labellers of other data engines, behind the interface of the adapter: images in, detections out."""
+"""The neighbours of the method: other ways to more labelled images, each a dataset folder for `de compare --arm`."""

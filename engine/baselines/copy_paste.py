@@ -1,0 +1,169 @@
+"""Copy-paste: objects cut out of training images and pasted onto others (Ghiasi et al. 2021; Zhao et al. 2023).
+
+Cut by the objects' masks where a dataset has them, else by their boxes. Edges are feathered. A covered object's box
+shrinks to what is left of it, and goes when that is less than `VISIBLE`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+from tqdm import tqdm
+
+from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, write_dataset
+from engine.data.images import load_image
+from engine.data.segmentation import decode_masks, segmentation_rle
+from engine.errors import DatasetError
+from engine.generation.relabel import refuse_existing
+
+PASTED = (1, 3)  # objects an image
+SCALE = (0.7, 1.4)
+VISIBLE = 0.3
+LEAST_SIDE = 4  # pixels; smaller cut-outs are no objects to look at
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """An object: RGB (h, w, 3) uint8, its mask (h, w) bool, and its class."""
+
+    pixels: np.ndarray
+    mask: np.ndarray
+    category_id: int
+
+
+def copy_paste(data: Path, out: Path, images: int, seed: int = 0, quality: int = 95) -> dict[str, int]:
+    """Write a dataset folder of `images` mixed pictures made of train.json of `data`, for `de compare --arm`.
+
+    The background of the n-th picture is the n-th training image, over and over; everything else is drawn from `seed`.
+
+    Returns:
+        Numbers of images and boxes.
+
+    Raises:
+        DatasetError: `out` is there already, no object can be cut out, or `data` cannot be used.
+    """
+    refuse_existing(out)
+    train = read_dataset(data, "train")
+    cut_outs = cut_objects(train)
+    if not cut_outs:
+        raise DatasetError(f"{data / 'train.json'}: no object of at least {LEAST_SIDE} pixels a side to cut out.")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "images").mkdir(parents=True)
+    records: list[ImageRecord] = []
+    labels: list[Annotation] = []
+    for number in tqdm(range(images), desc="copy-paste", mininterval=2):
+        rng = np.random.default_rng([seed, number])
+        source = train.images[number % len(train.images)]
+        picture, boxes = paste_onto(train, source, cut_outs, rng)
+        name = f"{number + 1:06d}.jpg"
+        picture.save(partial / "images" / name, "JPEG", quality=quality, subsampling=0)
+        provenance = {"de": {"item": number + 1, "mode": "copy_paste", "source_image_id": source.id, "seed": seed}}
+        records.append(ImageRecord(number + 1, name, source.width, source.height, provenance))
+        for category_id, (x, y, w, h), crowd in boxes:
+            labels.append(Annotation(len(labels) + 1, number + 1, category_id, (x, y, w, h), w * h, crowd, {}))
+    write_dataset(partial, "annotations", records, labels, train.categories)
+    partial.rename(out)
+    return {"images": len(records), "boxes": sum(not a.iscrowd for a in labels)}
+
+
+def cut_objects(train: Dataset) -> list[CutOut]:
+    """Every object of a dataset that has at least LEAST_SIDE pixels a side, ignore regions apart."""
+    found = []
+    for record in train.images:
+        objects = [a for a in train.annotations_of(record.id) if not a.iscrowd]
+        if not objects:
+            continue
+        pixels = np.asarray(_load(train, record))
+        for annotation in objects:
+            x0, y0, x1, y1 = _corners(annotation.bbox_xywh, record)
+            if min(x1 - x0, y1 - y0) < LEAST_SIDE:
+                continue
+            mask = _mask_of(annotation, record)[y0:y1, x0:x1]
+            if mask.any():
+                found.append(CutOut(pixels[y0:y1, x0:x1].copy(), mask, annotation.category_id))
+    return found
+
+
+def paste_onto(
+    train: Dataset, record: ImageRecord, cut_outs: list[CutOut], rng: np.random.Generator
+) -> tuple[Image.Image, list[tuple[int, tuple[float, float, float, float], int]]]:
+    """A training image, perhaps mirrored, with one to three cut-outs on it, and its boxes (category, XYWH, iscrowd)."""
+    canvas = _load(train, record)
+    placed = [(a.category_id, _mask_of(a, record), a.iscrowd, a.bbox_xywh) for a in train.annotations_of(record.id)]
+    if rng.random() < 0.5:
+        canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        width = record.width
+        placed = [(c, m[:, ::-1], crowd, (width - x - w, y, w, h)) for c, m, crowd, (x, y, w, h) in placed]
+    areas = [mask.sum() for _, mask, _, _ in placed]
+    shown = [mask.copy() for _, mask, _, _ in placed]
+    for _ in range(rng.integers(PASTED[0], PASTED[1] + 1)):
+        cut = cut_outs[rng.integers(len(cut_outs))]
+        layer, mask = _placed(cut, record, rng)
+        if not mask.any():
+            continue
+        soft = Image.fromarray((mask * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.7))
+        canvas.paste(layer, mask=soft)
+        shown = [m & ~mask for m in shown]
+        placed.append((cut.category_id, mask, 0, None))
+        areas.append(mask.sum())
+        shown.append(mask)
+    boxes = []
+    for (category_id, _, crowd, box), mask, area in zip(placed, shown, areas, strict=True):
+        left = mask.sum()
+        if crowd or (box is not None and left == area):  # untouched: its own box, to the fraction of a pixel
+            boxes.append((category_id, tuple(float(v) for v in box), crowd))
+        elif left >= VISIBLE * area and left > 0:
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            x, y = float(columns[0]), float(rows[0])
+            boxes.append((category_id, (x, y, float(columns[-1] + 1) - x, float(rows[-1] + 1) - y), 0))
+    return canvas, boxes
+
+
+def _placed(cut: CutOut, record: ImageRecord, rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
+    """A cut-out, resized, perhaps mirrored, somewhere in an empty picture: RGB and mask (H, W)."""
+    height, width = cut.mask.shape
+    factor = rng.uniform(*SCALE)
+    size = (
+        int(np.clip(round(width * factor), 1, record.width)),
+        int(np.clip(round(height * factor), 1, record.height)),
+    )
+    image = Image.fromarray(cut.pixels).resize(size, Image.Resampling.LANCZOS)
+    mask = Image.fromarray((cut.mask * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    if rng.random() < 0.5:
+        image, mask = (p.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for p in (image, mask))
+    corner = (int(rng.integers(record.width - size[0] + 1)), int(rng.integers(record.height - size[1] + 1)))
+    layer, whole = Image.new("RGB", (record.width, record.height)), Image.new("L", (record.width, record.height))
+    layer.paste(image, corner)
+    whole.paste(mask, corner)
+    return layer, np.asarray(whole) > 127
+
+
+def _mask_of(annotation: Annotation, record: ImageRecord) -> np.ndarray:
+    """(H, W) bool; the box where the object has no segmentation that can be read."""
+    shape = annotation.extra.get("segmentation")
+    if shape and not annotation.iscrowd:
+        try:
+            size = (record.width, record.height)
+            return np.asarray(decode_masks([segmentation_rle(shape, size, size)], size)[0], dtype=bool)
+        except ValueError:
+            pass
+    mask = np.zeros((record.height, record.width), dtype=bool)
+    x0, y0, x1, y1 = _corners(annotation.bbox_xywh, record)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def _corners(bbox_xywh: tuple[float, float, float, float], record: ImageRecord) -> tuple[int, int, int, int]:
+    """Whole pixels around a box, inside the image."""
+    x, y, w, h = bbox_xywh
+    x0, y0 = max(0, int(np.floor(x))), max(0, int(np.floor(y)))
+    return x0, y0, min(record.width, int(np.ceil(x + w))), min(record.height, int(np.ceil(y + h)))
+
+
+def _load(train: Dataset, record: ImageRecord) -> Image.Image:
+    return load_image(train.image_path(record), (record.width, record.height)).convert("RGB")
