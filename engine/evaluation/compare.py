@@ -126,6 +126,7 @@ def _run_jobs(jobs: list[_Job], test: Dataset, settings: Settings, on_progress: 
     on_progress(done, len(jobs))
     if not pending:
         return
+    build_detector(settings.detector, len(test.categories))  # what cannot be built is said before anything is trained
     workers = 1 if choose_device(settings.ldm.device).type != "cpu" else min(len(pending), os.cpu_count() or 1)
     context = multiprocessing.get_context("spawn")
     failures = []
