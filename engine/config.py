@@ -208,13 +208,38 @@ class DetectorSettings:
     save_every: int = _limit(500, 1, help="steps between states that a stopped training goes on from")
 
 
+CONTROLS = (  # built in engine/evaluation/arms.py
+    "source_labels",
+    "equal_real",
+    "real_longer",
+    "quarter_share",
+    "no_ignore",
+    "unlabelled",
+    "permuted",
+    "strong_augmentation",
+    "strong_augmentation+de",
+    "generated_first",
+    "score_weighted",
+)
+
+
 @dataclass(frozen=True)
 class CompareSettings:
     """The comparison: real against real + generated, equal in steps, schedule and seeds."""
 
     seeds: int = _limit(3, 2, 100, help="trainings per arm")
     generated_share: float = _limit(0.5, 0.0, 1.0, help="share of generated images in each batch of the DE arm")
-    controls: tuple[str, ...] = _limit((), help="further arms: source_labels, equal_real, quarter_share, no_ignore")
+    controls: tuple[str, ...] = _limit((), help=f"further arms: {', '.join(CONTROLS)}")
+    generated_until: float = _limit(0.7, 0.0, 1.0, help="generated_first: share of the steps that is mixed")
+    scaling: tuple[float, ...] = _limit((), help="[1, 2, 4]: arms with so many times the real images generated")
+    worthwhile_gain: float = _limit(0.5, 0.0, 100.0, help="mAP points that doubling the generated images must gain")
+    leakage: str = _limit(
+        "stop", choices=("stop", "report", "off"), help="training images that repeat test images: what then"
+    )
+    leak_distance: int = _limit(4, 0, 64, help="images repeat each other if their 64-bit hashes differ in so few bits")
+    leak_similarity: float = _limit(
+        0.95, 0.0, 1.0, help="or, with --ldm, if the diffusion model's features are so similar (cosine)"
+    )
     bootstrap: int = _limit(1000, 0, help="resamplings of the test images for the interval")
 
 
@@ -373,9 +398,11 @@ def _checked(section_type: type, section: str, key: str, value, where: str):
             return None
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-            raise ConfigError(f"{name} must be a list of words, not {value!r}.")
-        return tuple(value)
+        numbers = typing.get_args(kind)[0] is float
+        wanted, words = ((int, float), "numbers") if numbers else ((str,), "words")
+        if not isinstance(value, (list, tuple)) or not all(type(v) in wanted and v == v for v in value):
+            raise ConfigError(f"{name} must be a list of {words}, not {value!r}.")
+        return tuple(float(v) for v in value) if numbers else tuple(value)
     if kind is float and isinstance(value, str):
         try:  # yaml reads 1e-4 as a word
             value = float(value)
@@ -413,6 +440,8 @@ def _check_ranges(settings: Settings) -> None:
         width = getattr(settings, section).width
         if width % 32:  # the heads normalise their channels in 32 groups
             raise ConfigError(f"{section}.width must be a multiple of 32, not {width}.")
+    if any(not 0 < multiple < math.inf for multiple in settings.compare.scaling):
+        raise ConfigError(f"compare.scaling must be multiples above 0, not {list(settings.compare.scaling)}.")
     name, behind = settings.detector.name, settings.detector.name.partition(":")[2].strip()
     heads = [head for head in HEADS if head != "maskrcnn"]  # a comparison gives no masks to learn from
     named = (name.startswith(DETECTRON2) and behind) or (name.startswith(SMALL) and behind in heads)

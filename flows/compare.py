@@ -9,7 +9,7 @@ from prefect import flow
 from tasks.detector import compare_arms
 from tasks.record import record_version
 from tasks.scores import Comparison
-from tasks.settings import open_settings
+from tasks.settings import open_ldm, open_settings
 
 
 @flow(name="compare", persist_result=False)
@@ -21,6 +21,8 @@ def compare(
     params: str | None = None,
     overrides: list[str] | None = None,
     record: bool = True,
+    arms: dict[str, str] | None = None,
+    ldm: str | None = None,
 ) -> Comparison:
     """Train the same detector on real and on real + generated data, and write results.json and report.html.
 
@@ -32,10 +34,14 @@ def compare(
         params: settings file; params.yaml of the current folder where none is given.
         overrides: strings section.key=value.
         record: commit to DVC where the run did the work of the stage `compare`.
+        arms: further generated datasets to compare, folders by name.
+        ldm: a diffusion model whose features are searched for leaks too.
     """
     _, settings = open_settings(params, overrides or [])
-    comparison = compare_arms(Path(real), Path(generated), Path(out), settings, seeds)
-    if record:
+    further = {name: Path(folder) for name, folder in (arms or {}).items()}
+    searched = None if ldm is None else open_ldm(params, overrides or [], ldm)
+    comparison = compare_arms(Path(real), Path(generated), Path(out), settings, seeds, further, searched)
+    if record and not further:
         options = {"real": real, "generated": generated, "out": out, "seeds": seeds}
         record_version("compare", options, settings)
     return comparison

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from engine.errors import ConfigError
+
 Params = Annotated[
     Path | None,
     typer.Option("--params", metavar="FILE", help="Settings file. Without it, params.yaml of the current folder."),
@@ -35,3 +37,18 @@ Store = Annotated[
         "Credentials come from the environment.",
     ),
 ]
+
+
+def named_folders(texts: list[str]) -> dict[str, Path]:
+    """{NAME: DIR} of options --arm NAME=DIR.
+
+    Raises:
+        ConfigError: one is not of that form, or a name is given twice.
+    """
+    named: dict[str, Path] = {}
+    for text in texts:
+        name, found, folder = text.partition("=")
+        if not (found and name and folder) or name in named:
+            raise ConfigError(f"--arm {text}: write --arm NAME=DIR, every name once.")
+        named[name] = Path(folder)
+    return named

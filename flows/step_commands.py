@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Data, Ldm, Overrides, Params, Seed
+from flows.options import Data, Ldm, Overrides, Params, Seed, named_folders
 
 Generated = Annotated[Path, typer.Option("--generated", metavar="DIR", help="Folder of a generated dataset.")]
 
@@ -143,18 +143,30 @@ def compare(
     generated: Generated,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of report.html and results.json.")],
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", min=2, help="Trainings per arm.")] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option("--arm", metavar="NAME=DIR", help="A further generated dataset, compared too; may be repeated."),
+    ] = None,
+    ldm: Annotated[
+        str | None,
+        typer.Option("--ldm", metavar="DIR|ID", help="Search for leaks with this diffusion model's features too."),
+    ] = None,
     params: Params = None,
     overrides: Overrides = None,
 ) -> None:
     """Train the same detector on real and on real + generated data: does it help?
 
-    Example: de compare --real data/bccd --generated runs/bccd-de --out runs/bccd-compare --seeds 3
+    Controls as further arms: --set 'compare.controls=[strong_augmentation, source_labels]'; a scaling curve: --set
+    'compare.scaling=[1, 2, 4]'. Example:
+    de compare --real data/bccd --generated runs/bccd-de --out runs/bccd-compare --seeds 3
     """
     from engine.evaluation.compare import compare as run
     from tasks.scores import summarise, verdict_line, write_plot_data
-    from tasks.settings import open_settings
+    from tasks.settings import open_ldm, open_settings
 
-    results = run(real, generated, out, open_settings(params, overrides or [])[1], seeds)
+    settings = open_settings(params, overrides or [])[1]
+    searched = None if ldm is None else open_ldm(params, overrides or [], ldm)
+    results = run(real, generated, out, settings, seeds, further=named_folders(arm or []), ldm=searched)
     write_plot_data(results, out)
     comparison = summarise(results, out)
     typer.echo(f"{verdict_line(comparison)}\nReport: {comparison.report}")

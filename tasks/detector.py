@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from prefect import task
@@ -13,13 +14,21 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
-from engine.config import Settings
+from engine.config import LdmSettings, Settings
 from tasks.retry import RETRIED
 from tasks.scores import Comparison, percent, summarise, verdict_line, write_plot_data
 
 
 @task(name="compare", cache_policy=NO_CACHE, **RETRIED)
-def compare_arms(real: Path, generated: Path, out: Path, settings: Settings, seeds: int | None = None) -> Comparison:
+def compare_arms(
+    real: Path,
+    generated: Path,
+    out: Path,
+    settings: Settings,
+    seeds: int | None = None,
+    further: Mapping[str, Path] | None = None,
+    ldm: LdmSettings | None = None,
+) -> Comparison:
     """Train and score every arm; trainings that are on disk are not done again."""
     from engine.evaluation.compare import compare
 
@@ -28,7 +37,9 @@ def compare_arms(real: Path, generated: Path, out: Path, settings: Settings, see
     def show(done: int, total: int) -> None:
         update_progress_artifact(shown, 100 * done / total)
 
-    results = compare(Path(real), Path(generated), Path(out), settings, seeds, on_progress=show)
+    results = compare(
+        Path(real), Path(generated), Path(out), settings, seeds, on_progress=show, further=further, ldm=ldm
+    )
     write_plot_data(results, Path(out))
     comparison = summarise(results, Path(out))
     rows = [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from engine.config import Settings, load_settings
+from engine.config import LdmSettings, Settings, load_settings
 from engine.ldm import embedded_folder
 
 EMBEDDED = "world"  # stands for the small diffusion model that ships with the engine
@@ -40,3 +41,9 @@ def open_settings(
     elif (folder / ldm).is_dir():
         ldm = folder / ldm
     return str(ldm), load_settings(params, overrides, Path(ldm))
+
+
+def open_ldm(params: str | Path | None, overrides: Iterable[str], ldm: str | Path) -> LdmSettings:
+    """The settings of a diffusion model that is named beside a job that does not draw with it; `id` is where it is."""
+    found, settings = open_settings(params, overrides, ldm)
+    return dataclasses.replace(settings.ldm, id=found)

@@ -1,40 +1,63 @@
-"""The arms of a comparison: what each of them trains on. Controls isolate one cause each."""
+"""The arms of a comparison: what each of them trains on, and how. Controls isolate one cause each."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from engine.config import CompareSettings
-from engine.data.dataset import Annotation, Dataset
+from engine.config import CONTROLS, CompareSettings
+from engine.data.dataset import Dataset
 from engine.detection.samples import Source
 from engine.errors import ConfigError
+from engine.evaluation.controls import mean_score, permuted, unlabelled, with_source_labels, without_ignore
 
-BASELINE, TREATMENT = "real", "real+de"
+BASELINE, TREATMENT, LONGER = "real", "real+de", "real_longer"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")  # arms are folders
 
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """Datasets with their shares of a batch, and how many times the usual number of steps to train for."""
+    """Datasets with their shares of a batch, and how many times the usual number of steps to train for.
+
+    baseline: the arm that its difference is taken to. detector: settings of the detector that are other than usual.
+    """
 
     name: str
     sources: tuple[Source, ...]
     steps_factor: float
     note: str
+    baseline: str = BASELINE
+    detector: Mapping = field(default_factory=dict)
 
 
-def plan_arms(real: Dataset, generated: Dataset, settings: CompareSettings) -> list[ArmPlan]:
-    """The baseline, the treatment, and the controls that the settings name.
+def plan_arms(
+    real: Dataset, generated: Dataset, settings: CompareSettings, further: Mapping[str, Dataset] | None = None
+) -> list[ArmPlan]:
+    """The baseline, the treatment, further generated datasets by name, and the controls that the settings name.
 
     Raises:
-        ConfigError: an unknown control.
+        ConfigError: an unknown control, or a name that is taken or cannot be a folder's.
     """
     share = settings.generated_share
 
-    def mixed(name: str, data: Dataset, note: str, share: float = share, factor: float = 1.0) -> ArmPlan:
-        return ArmPlan(name, (Source(real, 1 - share), Source(data, share)), factor, note)
+    def mixed(name: str, data: Dataset, note: str, share: float = share, factor: float = 1.0, **more) -> ArmPlan:
+        return ArmPlan(name, (Source(real, 1 - share), Source(data, share)), factor, note, **more)
 
+    def generated_first() -> ArmPlan:
+        until = settings.generated_until
+        sources = (Source(real, 1 - share), Source(generated, share, last=until))
+        return ArmPlan("generated_first", sources, 1.0, f"mixed for {until:.0%} of the steps, then real alone")
+
+    def score_weighted() -> ArmPlan:
+        weights = mean_score(generated)
+        if not any(weights.values()):
+            raise ConfigError("compare.controls: score_weighted needs generated images with scored labels.")
+        sources = (Source(real, 1 - share), Source(generated, share, weights=weights))
+        return ArmPlan("score_weighted", sources, 1.0, "a generated image is drawn as often as its mean score says")
+
+    longer = 1 / (1 - share) if share < 1 else 1.0
+    strong = {"augment": "strong"}
     controls: dict[str, Callable[[], ArmPlan]] = {
         "source_labels": lambda: mixed(
             "source_labels",
@@ -44,57 +67,51 @@ def plan_arms(real: Dataset, generated: Dataset, settings: CompareSettings) -> l
         "equal_real": lambda: mixed(
             "equal_real",
             generated,
-            "trained longer, so that as many real samples are seen as in the baseline",
-            factor=1 / (1 - share),
+            f"trained longer, so that as many real samples are seen as in {BASELINE}",
+            factor=longer,
+            baseline=LONGER,
         ),
+        LONGER: lambda: ArmPlan(LONGER, (Source(real),), longer, "real alone, with the steps of equal_real"),
         "quarter_share": lambda: mixed("quarter_share", generated, "a quarter of each batch is generated", 0.25),
         "no_ignore": lambda: mixed(
             "no_ignore", without_ignore(generated), "uncertain boxes count as background instead of being ignored"
         ),
+        "unlabelled": lambda: mixed(
+            "unlabelled",
+            unlabelled(generated),
+            "generated images without any box: as background",
+            detector={"keep_negatives": True},
+        ),
+        "permuted": lambda: mixed(
+            "permuted", permuted(generated), "every generated image has the boxes of another one: must hurt"
+        ),
+        "strong_augmentation": lambda: ArmPlan(
+            "strong_augmentation", (Source(real),), 1.0, "real alone, with strong augmentation", detector=strong
+        ),
+        "strong_augmentation+de": lambda: mixed(
+            "strong_augmentation+de", generated, f"{TREATMENT}, with strong augmentation", detector=strong
+        ),
+        "generated_first": generated_first,
+        "score_weighted": score_weighted,
     }
-    unknown = [name for name in settings.controls if name not in controls]
+    names = list(dict.fromkeys(settings.controls))
+    unknown = [name for name in names if name not in CONTROLS]
     if unknown:
-        raise ConfigError(f"compare.controls: unknown {', '.join(unknown)}. Known: {', '.join(controls)}.")
-    if share >= 1 and "equal_real" in settings.controls:
+        raise ConfigError(f"compare.controls: unknown {', '.join(unknown)}. Known: {', '.join(CONTROLS)}.")
+    if "equal_real" in names and LONGER not in names:
+        names.insert(names.index("equal_real"), LONGER)
+    if share >= 1 and LONGER in names:
         raise ConfigError("compare.controls: equal_real needs compare.generated_share below 1.")
+    further = further or {}
+    for name in further:
+        if not _NAME.fullmatch(name) or name in (BASELINE, TREATMENT, *CONTROLS):
+            raise ConfigError(
+                f"--arm {name}=...: a name is letters, digits, '_', '.', '+' and '-', and none of those in use: "
+                f"{', '.join((BASELINE, TREATMENT, *CONTROLS))}."
+            )
     arms = [
         ArmPlan(BASELINE, (Source(real, 1.0),), 1.0, "the labelled training images alone"),
         mixed(TREATMENT, generated, f"{share:.0%} of each batch is generated and labelled by the adapter"),
     ]
-    return arms + [controls[name]() for name in settings.controls]
-
-
-def accepted_only(generated: Dataset, accepted: set[int]) -> Dataset:
-    """The generated dataset without the images that review rejected."""
-    return dataclasses.replace(
-        generated,
-        images=tuple(image for image in generated.images if image.id in accepted),
-        annotations=tuple(a for a in generated.annotations if a.image_id in accepted),
-    )
-
-
-def without_ignore(dataset: Dataset) -> Dataset:
-    """The dataset without its ignore regions: what they cover becomes background."""
-    return dataclasses.replace(dataset, annotations=tuple(a for a in dataset.annotations if not a.iscrowd))
-
-
-def with_source_labels(real: Dataset, generated: Dataset) -> Dataset:
-    """Generated images with the boxes of the real images that they were drawn from, scaled to their size."""
-    sources = {image.id: image for image in real.images}
-    annotations: list[Annotation] = []
-    for image in generated.images:
-        source = sources[image.extra["de"]["source_image_id"]]
-        sx, sy = image.width / source.width, image.height / source.height
-        for box in real.annotations_of(source.id):
-            x, y, w, h = box.bbox_xywh
-            annotations.append(
-                dataclasses.replace(
-                    box,
-                    id=len(annotations) + 1,
-                    image_id=image.id,
-                    area=box.area * sx * sy,
-                    bbox_xywh=(x * sx, y * sy, w * sx, h * sy),
-                    extra={},
-                )
-            )
-    return dataclasses.replace(generated, annotations=tuple(annotations))
+    arms += [mixed(name, data, f"{share:.0%} of each batch is of {name}") for name, data in further.items()]
+    return arms + [controls[name]() for name in names]

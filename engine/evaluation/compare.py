@@ -1,54 +1,41 @@
 """`de compare`: does the generated data help? The same detector on real and on real + generated data.
 
-Every arm has the same number of optimisation steps, the same schedule and the same seeds; the test split is read once
-a trained detector exists, and nothing is chosen by it. Each training leaves its own file, so a run that was stopped
-goes on where it was.
+Every arm has the same number of optimisation steps (two controls say that they have more), the same schedule and the
+same seeds. The last weights are scored, or their average: none is selected. The test split is scored once a trained
+detector exists, and nothing is chosen by it; before that it is only searched for images that are trained on. Each
+training leaves its own file, so a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import multiprocessing
-import os
+import logging
 import platform
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
-from engine.config import Settings, as_dict, digest
+from engine.config import LdmSettings, Settings, as_dict
 from engine.curation.decisions import read_decisions
 from engine.data.dataset import Dataset, read_dataset
-from engine.data.files import write_atomically
-from engine.detection.build import build_detector
-from engine.detection.prediction import predict
-from engine.detection.samples import BatchSource
-from engine.detection.schedule import OptimisationSettings
-from engine.detection.training import fit
-from engine.detection.zoo.weights import weights_sha256
-from engine.errors import DatasetError, RunFailed
-from engine.evaluation.arms import BASELINE, TREATMENT, ArmPlan, accepted_only, plan_arms
+from engine.errors import DatasetError
+from engine.evaluation.arms import BASELINE, TREATMENT, plan_arms
 from engine.evaluation.coco_map import evaluate
+from engine.evaluation.controls import accepted_only
 from engine.evaluation.curves import precision_recall_of
+from engine.evaluation.leakage import check_leakage
 from engine.evaluation.matching import image_results
 from engine.evaluation.per_image import largest_changes
 from engine.evaluation.results import Arm, build_results, write_results
+from engine.evaluation.scaling import nested_subset, scaling_of
 from engine.evaluation.statistics import paired_difference
+from engine.evaluation.trainings import plan_jobs, read_job, run_jobs
 from engine.generation.integrity import check_unchanged
-from engine.ldm.device import choose_device
+from engine.ldm.diffusion import load_ldm
 
-
-@dataclass(frozen=True)
-class _Job:
-    arm: ArmPlan
-    seed: int
-    path: Path
-    digest: str
+log = logging.getLogger(__name__)
 
 
 def compare(
@@ -58,118 +45,83 @@ def compare(
     settings: Settings,
     seeds: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    further: Mapping[str, Path] | None = None,
+    ldm: LdmSettings | None = None,
 ) -> dict:
     """Train every arm with every seed, score on the untouched test split, write results.json and report.html.
 
     Args:
         real: dataset folder with train.json and test.json. generated: dataset folder with annotations.json; images that
-            review rejected (decisions.json) are left out.
+            review rejected (decisions.json) are left out. further: more of them, an arm each, by name.
+        ldm: a diffusion model whose features are compared too in the search for leaks.
         on_progress: called with (trainings done, trainings in all).
 
     Raises:
-        DatasetError: splits missing or with different classes, nothing generated was accepted, or the generated
-            dataset is not as it was generated.
+        DatasetError: splits missing or with different classes, nothing generated was accepted, a generated dataset is
+            not as it was generated, or an image that is trained on repeats a test image.
+        ConfigError: a control or the name of a further dataset that cannot be.
         RunFailed: a training failed; the others are kept and a second run goes on.
     """
     train, test = read_dataset(real, "train"), read_dataset(real, "test")
-    drawn = read_dataset(generated, "annotations")
-    _check_classes({"train.json": train, "test.json": test, "the generated annotations.json": drawn})
-    check_unchanged(generated, drawn.images)
-    accepted = accepted_only(drawn, read_decisions(generated, drawn))
+    _check_classes({"train.json": train, "test.json": test})
+    accepted = _read_generated(generated, train)
+    others = {name: _read_generated(folder, train) for name, folder in (further or {}).items()}
+    arms = plan_arms(train, accepted, settings.compare, others)
+    scaled = _scaled(train, accepted, settings)
+    arms += plan_arms(train, accepted, dataclasses.replace(settings.compare, controls=()), scaled)[2:]
+    leakage = _check_leakage(real, {"train": train, "generated": accepted, **others}, test, settings, ldm)
+    count = list(range(seeds or settings.compare.seeds))
+    jobs = plan_jobs(arms, count, out, settings, train, accepted, test)
+    run_jobs(jobs, test, settings, on_progress)
+    multiples = {name: len(data.images) / len(train.images) for name, data in scaled.items()}
+    extra = {"leakage": leakage, "further": {name: str(folder) for name, folder in (further or {}).items()}}
+    return _write(real, generated, out, settings, arms, jobs, train, test, accepted, count, multiples, extra)
+
+
+def _read_generated(folder: Path, train: Dataset) -> Dataset:
+    """The accepted images of a generated dataset, which is checked to be as it was generated."""
+    drawn = read_dataset(folder, "annotations")
+    _check_classes({"train.json": train, f"{folder / 'annotations.json'}": drawn})
+    check_unchanged(folder, drawn.images)
+    accepted = accepted_only(drawn, read_decisions(folder, drawn))
     if not accepted.images:
-        raise DatasetError(f"{generated}: review accepted no image, so there is nothing to compare. Loosen `review`.")
-    count = seeds or settings.compare.seeds
-    arms = plan_arms(train, accepted, settings.compare)
-    jobs = _plan_jobs(arms, list(range(count)), out, settings, train, accepted, test)
-    _run_jobs(jobs, test, settings, on_progress)
-    return _write(real, generated, out, settings, arms, jobs, train, test, accepted, list(range(count)))
+        raise DatasetError(f"{folder}: review accepted no image, so there is nothing to compare. Loosen `review`.")
+    return accepted
 
 
-def train_one(arm: ArmPlan, seed: int, test: Dataset, settings: Settings) -> dict:
-    """Train one detector and predict the test split: {"detections", "curve", "seconds"}."""
-    options = settings.detector
-    device = choose_device(settings.ldm.device)
-    torch.manual_seed(seed)
-    built = build_detector(options, len(test.categories))
-    built.module.to(device).train()
-    optimisation = OptimisationSettings.of(options, arm.steps_factor)
-    record = fit(
-        built.module,
-        BatchSource.of(options, arm.sources, built.frame, seed, optimisation.steps),
-        optimisation,
-        f"{arm.name} seed {seed}",
-        device,
-    )
-    built.module.eval()
-    detections = predict(built.module.detect, test, built.frame, device=device)
-    return {"detections": detections, "curve": record.curve, "seconds": record.seconds}
+def _scaled(train: Dataset, accepted: Dataset, settings: Settings) -> dict[str, Dataset]:
+    """Subsets of the generated images for the scaling curve, by the name of their arm."""
+    scaled = {}
+    for multiple in sorted(set(settings.compare.scaling)):
+        count = round(multiple * len(train.images))
+        if 0 < count <= len(accepted.images):
+            scaled[f"x{multiple:g}"] = nested_subset(accepted, count)
+        else:
+            log.warning(
+                "compare.scaling: %g times %d real images are %d, and %d generated ones were accepted: left out.",
+                *(multiple, len(train.images), count, len(accepted.images)),
+            )
+    return scaled
 
 
-def _plan_jobs(arms, seeds, out: Path, settings: Settings, train, accepted, test) -> list[_Job]:
-    """Every training with the digest of all that decides its outcome."""
-    data = [train.digest(), accepted.digest(), [image.id for image in accepted.images], test.digest()]
-    decides = {name: value for name, value in as_dict(settings.detector).items() if name != "save_every"}
-    decides["weights_sha256"] = weights_sha256(settings.detector)
-    jobs = []
-    for seed in seeds:
-        for arm in arms:
-            recipes = [source.recipe() for source in arm.sources]
-            key = digest([data, arm.name, recipes, arm.steps_factor, seed, decides])
-            jobs.append(_Job(arm, seed, out / "arms" / arm.name / f"seed-{seed}.json", key))
-    return jobs
+def _check_leakage(
+    real: Path, training: Mapping[str, Dataset], test: Dataset, settings: Settings, ldm: LdmSettings | None
+) -> dict:
+    held_out = {"test": test}
+    if (real / "val.json").is_file():
+        held_out["val"] = read_dataset(real, "val")
+    if ldm is None or settings.compare.leakage == "off":
+        return check_leakage(training, held_out, settings.compare)
+    model = load_ldm(ldm.id, ldm.revision, ldm.dtype, ldm.device)
+    return check_leakage(training, held_out, settings.compare, model, ldm.resolution)
 
 
-def _run_jobs(jobs: list[_Job], test: Dataset, settings: Settings, on_progress: Callable[[int, int], None]) -> None:
-    """Run what is not done yet, one process per core on a CPU (two small trainings beat one with two threads)."""
-    pending = [job for job in jobs if _read_job(job) is None]
-    done = len(jobs) - len(pending)
-    on_progress(done, len(jobs))
-    if not pending:
-        return
-    build_detector(settings.detector, len(test.categories))  # what cannot be built is said before anything is trained
-    workers = 1 if choose_device(settings.ldm.device).type != "cpu" else min(len(pending), os.cpu_count() or 1)
-    context = multiprocessing.get_context("spawn")
-    failures = []
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread, initargs=(workers,)) as pool:
-        futures = {pool.submit(_run_job, job, test, settings): job for job in pending}
-        for future in as_completed(futures):
-            job = futures[future]
-            try:
-                future.result()
-                done += 1
-                on_progress(done, len(jobs))
-            except BrokenProcessPool:
-                failures.append(f"{job.arm.name} seed {job.seed}: its process was killed (out of memory?)")
-            except Exception as error:
-                failures.append(f"{job.arm.name} seed {job.seed}: {error}")
-    if failures:
-        raise RunFailed("Trainings failed; run again to go on with the rest:\n  " + "\n  ".join(failures[:10]))
-
-
-def _one_thread(workers: int) -> None:
-    if workers > 1:
-        torch.set_num_threads(1)
-
-
-def _run_job(job: _Job, test: Dataset, settings: Settings) -> None:
-    result = train_one(job.arm, job.seed, test, settings)
-    job.path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(job.path, json.dumps({"digest": job.digest, **result}).encode())
-
-
-def _read_job(job: _Job) -> dict | None:
-    """The training's result if it is there, whole, and of these very data and settings."""
-    try:
-        result = json.loads(job.path.read_text(encoding="utf-8"))
-        return result if result["digest"] == job.digest else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write(real, generated, out, settings, arms, jobs, train, test, accepted, seeds) -> dict:
+def _write(
+    real, generated, out, settings, arms, jobs, train, test, accepted, seeds: Sequence[int], multiples, extra
+) -> dict:
     from engine.report import changed_images, compare_command, gallery_from, write_report
 
-    results_of = {(job.arm.name, job.seed): _read_job(job) for job in jobs}
+    results_of = {(job.arm.name, job.seed): read_job(job) for job in jobs}
     scored = {key: image_results(test, result["detections"]) for key, result in results_of.items()}
     summary = [
         Arm(
@@ -183,18 +135,21 @@ def _write(real, generated, out, settings, arms, jobs, train, test, accepted, se
         )
         for arm in arms
     ]
-    differences = {
-        arm.name: paired_difference(
-            [scored[BASELINE, s] for s in seeds],
-            [scored[arm.name, s] for s in seeds],
-            resamples=settings.compare.bootstrap,
-        )
-        for arm in arms[1:]
-    }
     by_arm = {arm.name: [scored[arm.name, s] for s in seeds] for arm in arms}
+    resamples = settings.compare.bootstrap
+    differences = {
+        arm.name: paired_difference(by_arm[arm.baseline], by_arm[arm.name], resamples=resamples) for arm in arms[1:]
+    }
+    against = {
+        arm.name: paired_difference(by_arm[arm.name], by_arm[TREATMENT], resamples=resamples)
+        for arm in arms
+        if arm.name not in (TREATMENT, *multiples)
+    }
     results = build_results(
         summary,
         differences,
+        baselines={arm.name: arm.baseline for arm in arms},
+        against=against,
         baseline=BASELINE,
         treatment=TREATMENT,
         seeds=seeds,
@@ -209,6 +164,11 @@ def _write(real, generated, out, settings, arms, jobs, train, test, accepted, se
         generated=_generated_summary(generated, accepted),
         adapter=_read_json(generated / "manifest.json").get("identity", {}).get("adapter"),
     )
+    results |= extra
+    if multiples:
+        points = [(0.0, 0, results["arms"][BASELINE]["map"])]
+        points += [(m, round(m * len(train.images)), results["arms"][name]["map"]) for name, m in multiples.items()]
+        results["scaling"] = scaling_of(points, settings.compare.worthwhile_gain / 100)
     results["precision_recall"] = precision_recall_of(by_arm)
     results["changes"] = largest_changes(by_arm[BASELINE], by_arm[TREATMENT], seeds)
     write_results(out / "results.json", results)
@@ -218,7 +178,7 @@ def _write(real, generated, out, settings, arms, jobs, train, test, accepted, se
         out,
         gallery_from(generated, real),
         changed_images(results["changes"], test, *found),
-        commands=[compare_command(real, generated, out, len(seeds), settings)],
+        commands=[compare_command(real, generated, out, len(seeds), settings, extra["further"])],
     )
     return results
 

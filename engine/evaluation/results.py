@@ -7,7 +7,9 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
                   train_images, generated_share, seconds: [per seed], notes}}
     arm_order, baseline, treatment: names of arms
     deltas: {arm: {mean, ci95: [low, high], verdict, per_seed, seed_error, image_error, seeds_to_settle, resamples,
-                   baseline, treatment}} of every arm against the baseline; delta: the one of `treatment`
+                   baseline, treatment}} of every arm against its baseline; delta: the one of `treatment`
+    against: {arm: the same of the treatment against that arm}
+    further: {arm: folder}; leakage: see leakage.py; scaling: see scaling.py, where there is a scaling curve
     seeds, versions, adapter (its card), gallery
     data: {split: {images, objects, sha256}}
     generated: {planned, kept, dropped: {reason: n}, failed: {reason: n}, boxes, ignored, dropped_boxes: {reason: n},
@@ -60,6 +62,8 @@ def build_results(
     *,
     baseline: str,
     treatment: str,
+    baselines: Mapping[str, str] | None = None,
+    against: Mapping[str, Difference] | None = None,
     seeds: Sequence[int],
     settings: Mapping,
     versions: Mapping,
@@ -68,12 +72,17 @@ def build_results(
     adapter: Mapping | None = None,
     gallery: Sequence[Mapping] = (),
 ) -> dict:
-    """Put together and check. differences: arm name -> its difference to the baseline, for every other arm.
+    """Put together and check.
+
+    Args:
+        differences: arm -> its difference to its baseline, for every other arm.
+        baselines: the baselines of arms that are measured against another one.
+        against: arm -> the treatment's difference to it.
 
     Raises ValueError as `check_results` does.
     """
     deltas = {
-        name: {**difference.as_dict(), "baseline": baseline, "treatment": name}
+        name: {**difference.as_dict(), "baseline": (baselines or {}).get(name, baseline), "treatment": name}
         for name, difference in differences.items()
     }
     if treatment not in deltas:
@@ -85,6 +94,10 @@ def build_results(
         "treatment": treatment,
         "delta": deltas[treatment],
         "deltas": deltas,
+        "against": {
+            name: {**difference.as_dict(), "baseline": name, "treatment": treatment}
+            for name, difference in (against or {}).items()
+        },
         "seeds": list(seeds),
         "settings": dict(settings),
         "versions": dict(versions),
@@ -114,7 +127,7 @@ def check_results(results: Mapping) -> None:
         faults.append(f"seeds {results['seeds']} are empty or repeat")
     for name, arm in results["arms"].items():
         faults += [f"arm '{name}': {fault}" for fault in _arm_faults(arm, seeds)]
-    for name, delta in {**results["deltas"], "delta": results["delta"]}.items():
+    for name, delta in [*results["deltas"].items(), *results.get("against", {}).items(), ("delta", results["delta"])]:
         faults += [f"difference '{name}': {fault}" for fault in _delta_faults(delta, results["arms"])]
     faults += _count_faults(results["generated"])
     faults += _non_finite(results, "results")

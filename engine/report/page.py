@@ -80,7 +80,8 @@ def _context(results: Mapping) -> dict:
         "in_short": in_short(results, classes, generated),
         "baseline": delta["baseline"],
         "differences": difference_plot(
-            scores.difference_rows(deltas, order, colours), "Difference of each arm to the baseline, 95 % interval"
+            scores.difference_rows(deltas, order, colours, delta["baseline"]),
+            "Difference of each arm to the baseline, 95 % interval",
         ),
         "against": difference_plot(
             scores.difference_rows(against, order, colours), "The treatment minus each other arm, 95 % interval"

@@ -79,10 +79,18 @@ def arm_row(name: str, arm: Mapping, colour: int, delta: Mapping | None, columns
     }
 
 
-def difference_rows(deltas: Mapping, order: Sequence[str], colours: Mapping[str, int]) -> list[tuple]:
-    """(arm, colour, mean, low, high) in points, for `difference_plot`."""
+def difference_rows(
+    deltas: Mapping, order: Sequence[str], colours: Mapping[str, int], baseline: str | None = None
+) -> list[tuple]:
+    """(arm, colour, mean, low, high) in points, for `difference_plot`. Given the `baseline` that goes without saying,
+    an arm that is measured against another says so."""
+
+    def labelled(name: str) -> str:
+        other = deltas[name]["baseline"]
+        return name if baseline in (None, other) else f"{name}, minus {other}"
+
     return [
-        (name, colours[name], *(100 * value for value in (deltas[name]["mean"], *deltas[name]["ci95"])))
+        (labelled(name), colours[name], *(100 * value for value in (deltas[name]["mean"], *deltas[name]["ci95"])))
         for name in order
         if name in deltas
     ]

@@ -278,10 +278,14 @@ def test_compare_writes_plot_data_and_one_line(monkeypatch, tmp_path):
         "delta": {"mean": 0.051, "ci95": [0.012, 0.09], "verdict": "helps"},
         "seeds": [0, 1],
     }
-    monkeypatch.setattr(engine.evaluation.compare, "compare", lambda *arguments: results)
+    monkeypatch.setattr(
+        engine.evaluation.compare,
+        "compare",
+        lambda *arguments, **further: further == {"further": {"other": Path("o")}, "ldm": None} and results,
+    )
     out = tmp_path / "out"
     out.mkdir()
-    result = run("compare", "--real", "r", "--generated", "g", "--out", str(out))
+    result = run("compare", "--real", "r", "--generated", "g", "--out", str(out), "--arm", "other=o")
     assert result.exit_code == 0, result.output
     assert "+5.1 mAP (95 % interval +1.2 to +9.0): helps." in result.stdout
     assert str(out / "report.html") in result.stdout

@@ -4,11 +4,19 @@ import shutil
 
 import pytest
 
-from engine.config import load_settings
+from engine.config import CONTROLS, load_settings
 from engine.data.dataset import read_dataset, write_dataset
 from engine.errors import ConfigError, DatasetError
-from engine.evaluation.arms import accepted_only, plan_arms, with_source_labels, without_ignore
+from engine.evaluation.arms import plan_arms
 from engine.evaluation.compare import compare
+from engine.evaluation.controls import (
+    accepted_only,
+    mean_score,
+    permuted,
+    unlabelled,
+    with_source_labels,
+    without_ignore,
+)
 
 FAST = ["detector.steps=2", "detector.batch_size=4", "detector.width=32", "detector.convs=1", "detector.resolution=64"]
 
@@ -27,12 +35,17 @@ def generated(tmp_path_factory, world_folder):
 
 def test_arms_train_on_what_their_names_say(world_folder, generated):
     real, drawn = read_dataset(world_folder, "train"), read_dataset(generated, "annotations")
-    controls = ("source_labels", "equal_real", "quarter_share", "no_ignore")
-    settings = dataclasses.replace(load_settings().compare, controls=controls)
-    arms = {arm.name: arm for arm in plan_arms(real, drawn, settings)}
-    assert list(arms) == ["real", "real+de", *controls]
+    settings = dataclasses.replace(load_settings().compare, controls=CONTROLS)
+    arms = {arm.name: arm for arm in plan_arms(real, drawn, settings, {"other": drawn})}
+    assert list(arms) == ["real", "real+de", "other", *CONTROLS]
     assert [s.share for s in arms["quarter_share"].sources] == [0.75, 0.25]
     assert arms["equal_real"].steps_factor == 2 and arms["real"].steps_factor == arms["real+de"].steps_factor == 1
+    assert arms["equal_real"].baseline == "real_longer" and arms["real_longer"].steps_factor == 2
+    assert [len(s.dataset.annotations) for s in arms["unlabelled"].sources] == [len(real.annotations), 0]
+    assert arms["strong_augmentation"].detector == {"augment": "strong"} == arms["strong_augmentation+de"].detector
+    assert [len(arms[f"strong_augmentation{de}"].sources) for de in ("", "+de")] == [1, 2]
+    assert [(s.first, s.last) for s in arms["generated_first"].sources] == [(0, 1), (0, 0.7)]
+    assert arms["score_weighted"].sources[1].weights == mean_score(drawn)
     assert not any(a.iscrowd for a in without_ignore(drawn).annotations) and any(a.iscrowd for a in drawn.annotations)
     with pytest.raises(ConfigError, match="unknown nonsense"):
         plan_arms(real, drawn, dataclasses.replace(settings, controls=("nonsense",)))
@@ -45,6 +58,24 @@ def test_source_labels_are_the_sources_boxes_in_the_generated_frame(world_folder
     for image in relabelled.images:
         expected = [tuple(v / 2 for v in a.bbox_xywh) for a in real.annotations_of(image.id)]
         assert [a.bbox_xywh for a in relabelled.annotations if a.image_id == image.id] == expected
+
+
+def test_permuted_images_all_have_the_boxes_of_another_one(generated):
+    drawn = read_dataset(generated, "annotations")
+    boxes = {i.id: [a.bbox_xywh for a in drawn.annotations_of(i.id)] for i in drawn.images}
+    moved = {i.id: [a.bbox_xywh for a in permuted(drawn).annotations_of(i.id)] for i in drawn.images}
+    assert sorted(moved.values()) == sorted(boxes.values())
+    assert all(moved[image_id] != boxes[image_id] for image_id in boxes)
+    assert permuted(drawn) == permuted(drawn) and unlabelled(drawn).images == drawn.images
+
+
+def test_equal_real_brings_its_own_baseline_and_names_are_folders(world_folder, generated):
+    real, drawn = read_dataset(world_folder, "train"), read_dataset(generated, "annotations")
+    settings = dataclasses.replace(load_settings().compare, controls=("equal_real",))
+    assert [arm.name for arm in plan_arms(real, drawn, settings)] == ["real", "real+de", "real_longer", "equal_real"]
+    for name in ("real", "../out", "permuted", ""):
+        with pytest.raises(ConfigError, match="--arm"):
+            plan_arms(real, drawn, settings, {name: drawn})
 
 
 def test_rejected_images_take_no_part(generated):
@@ -70,6 +101,66 @@ def test_a_comparison_leaves_results_and_report_and_goes_on_where_it_stopped(wor
     assert again == [(3, 4), (4, 4)] and done.stat().st_mtime_ns == stamp
     seconds = [json.loads(text)["arms"]["real"]["map"] for text in (before, (tmp_path / "results.json").read_bytes())]
     assert seconds[0] == seconds[1]
+
+
+def test_further_arms_and_a_scaling_curve(world_folder, generated, tmp_path, caplog):
+    sets = ["ldm.device=cpu", "compare.bootstrap=20", "compare.scaling=[0.2, 0.4, 50]"]
+    settings = load_settings(None, [*FAST, *sets])
+    results = compare(world_folder, generated, tmp_path, settings, seeds=2, further={"copy": generated})
+    assert results["arm_order"] == ["real", "real+de", "copy", "x0.2", "x0.4"] and "50 times" in caplog.text
+    assert results["against"]["real"]["mean"] == results["delta"]["mean"]
+    # The same data, steps and seeds under another name: no difference at all.
+    assert results["against"]["copy"]["per_seed"] == [0, 0]
+    assert set(results["against"]) == {"real", "copy"}
+    points = results["scaling"]["points"]
+    train = len(read_dataset(world_folder, "train").images)
+    assert [p["images"] for p in points] == [0, round(0.2 * train), round(0.4 * train)]
+    assert results["arms"]["x0.2"]["train_images"] == train + points[1]["images"]
+    assert "--arm copy=" in (tmp_path / "report.html").read_text()
+
+
+def test_a_training_that_was_stopped_goes_on(world_folder, generated, tmp_path, monkeypatch):
+    import engine.evaluation.trainings as trainings
+    from engine.detection.training import fit
+
+    settings = load_settings(None, [*FAST, "detector.steps=6", "detector.save_every=2", "ldm.device=cpu"])
+    real, drawn, test = (
+        read_dataset(folder, split)
+        for folder, split in ((world_folder, "train"), (generated, "annotations"), (world_folder, "test"))
+    )
+
+    def job(out):
+        return trainings.plan_jobs(plan_arms(real, drawn, settings.compare), [0], out, settings, real, drawn, test)[1]
+
+    unbroken = trainings.train_one(job(tmp_path / "unbroken"), test, settings)
+
+    class Stopped(Exception):
+        pass
+
+    def stop_behind_the_first_state(module, batches, *args):
+        whole = batches.batch
+
+        def batch(step, part=(0, 1)):
+            if step == 3:
+                raise Stopped
+            return whole(step, part)
+
+        batches.batch = batch
+        return fit(module, batches, *args)
+
+    monkeypatch.setattr(trainings, "fit", stop_behind_the_first_state)
+    with pytest.raises(Stopped):
+        trainings.train_one(job(tmp_path), test, settings)
+    drawn_again = []
+
+    def watch(module, batches, *args):
+        whole = batches.batch
+        batches.batch = lambda step, part=(0, 1): drawn_again.append(step) or whole(step, part)
+        return fit(module, batches, *args)
+
+    monkeypatch.setattr(trainings, "fit", watch)
+    assert trainings.train_one(job(tmp_path), test, settings)["detections"] == unbroken["detections"]
+    assert drawn_again == [2, 3, 4, 5]
 
 
 def test_nothing_accepted_or_other_classes_stop_it(world_folder, generated, tmp_path):

@@ -1,0 +1,164 @@
+"""Before anything is trained: does an image that is trained on repeat one that is scored on?
+
+Two images repeat each other where their perceptual hashes differ in few bits, one of them mirrored or not, or, where a
+diffusion model is given, where its features hardly differ. The defaults lie between what copies and what different
+pictures show (`bench/leak_distances.py` prints both).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from engine.config import CompareSettings
+from engine.curation.perceptual import nearest, perceptual_hash
+from engine.data.dataset import Dataset
+from engine.data.images import load_image
+from engine.data.pixels import Frame, read_pixels, to_model
+from engine.errors import DatasetError
+from engine.ldm.diffusion import LatentDiffusion, draw_noise
+
+log = logging.getLogger(__name__)
+_SHOWN = 5
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Leak:
+    """An image of `where` that repeats one of the split `held_out`; how: in words."""
+
+    where: str
+    image: str
+    held_out: str
+    repeats: str
+    how: str
+
+
+def check_leakage(
+    training: Mapping[str, Dataset],
+    held_out: Mapping[str, Dataset],
+    settings: CompareSettings,
+    ldm: LatentDiffusion | None = None,
+    resolution: int = 512,
+) -> dict[str, dict[str, int]]:
+    """{name of a training dataset: {what: number of its images}}, for results.json.
+
+    Args:
+        training, held_out: datasets by name; of the held-out ones "test" is what is scored on.
+        ldm: its features are compared too, at so many pixels on the short edge.
+
+    Raises:
+        DatasetError: an image repeats a test image, and `compare.leakage` is stop. An image that repeats another
+            held-out one is counted and logged.
+    """
+    if settings.leakage == "off":
+        return {}
+    leaks = find_leaks(training, held_out, settings.leak_distance)
+    if ldm is not None:
+        known = {(leak.where, leak.image) for leak in leaks}
+        alike = find_alike(training, held_out, settings.leak_similarity, ldm, Frame(resolution, ldm.alignment))
+        leaks += [leak for leak in alike if (leak.where, leak.image) not in known]
+    for split in held_out:
+        found = [leak for leak in leaks if leak.held_out == split]
+        if not found:
+            continue
+        listed = "".join(
+            f"\n  {leak.where}: {leak.image} repeats {leak.repeats} ({leak.how})" for leak in found[:_SHOWN]
+        )
+        more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        text = f"{len(found)} training images repeat images of {split}.json:{listed}{more}"
+        if split == "test" and settings.leakage == "stop":
+            raise DatasetError(
+                f"{text}\nA score on images that were trained on says nothing. Take them out of one of the two (for "
+                "generated images: de review rejects what repeats held-out images), or set compare.leakage=report to "
+                "compare all the same; compare.leak_distance says how much alike is too much."
+            )
+        log.warning(text)
+    return {
+        where: {
+            f"images that repeat {split} images": sum(leak.where == where and leak.held_out == split for leak in leaks)
+            for split in held_out
+        }
+        for where in training
+    }
+
+
+def find_leaks(training: Mapping[str, Dataset], held_out: Mapping[str, Dataset], distance: int) -> list[Leak]:
+    """Images whose hash differs in at most `distance` bits from that of a held-out image or of its mirror image."""
+    references = {split: _hashes(dataset, split, mirrored=True) for split, dataset in held_out.items()}
+    leaks = []
+    for where, dataset in training.items():
+        hashes = _hashes(dataset, where)
+        for split, others in references.items():
+            if not others:
+                continue
+            for image, (bits, place) in zip(dataset.images, nearest(hashes, others), strict=True):
+                if bits <= distance:
+                    other, mirror = held_out[split].images[place // 2], " mirrored" if place % 2 else ""
+                    leaks.append(Leak(where, image.file_name, split, other.file_name, f"{bits} of 64 bits{mirror}"))
+    return leaks
+
+
+def find_alike(
+    training: Mapping[str, Dataset],
+    held_out: Mapping[str, Dataset],
+    similarity: float,
+    ldm: LatentDiffusion,
+    frame: Frame,
+) -> list[Leak]:
+    """Images whose features have at least such a cosine with those of a held-out image."""
+    everything = {**training, **held_out}
+    features = {name: embed(dataset, ldm, frame, name) for name, dataset in everything.items()}
+    together = torch.cat([f for f in features.values() if len(f)])
+    mean, deviation = together.mean(dim=0), together.std(dim=0) + 1e-6
+    units = {name: functional.normalize((f - mean) / deviation, dim=1) for name, f in features.items()}
+    leaks = []
+    for where, dataset in training.items():
+        for split, others in held_out.items():
+            if not len(units[where]) or not len(units[split]):
+                continue
+            best, places = (units[where] @ units[split].T).max(dim=1)
+            for image, value, place in zip(dataset.images, best.tolist(), places.tolist(), strict=True):
+                if value >= similarity:
+                    other = others.images[place].file_name
+                    leaks.append(Leak(where, image.file_name, split, other, f"features alike to {value:.3f}"))
+    return leaks
+
+
+@torch.no_grad()
+def embed(dataset: Dataset, ldm: LatentDiffusion, frame: Frame, name: str = "") -> Tensor:
+    """(N, 2 C) float32 on the CPU: mean and maximum over the cells of the model's coarsest features at the lowest noise
+    level, of every image, in the dataset's order."""
+    rows: dict[int, Tensor] = {}
+    by_size: dict[tuple[int, int], list] = {}
+    for image in dataset.images:
+        by_size.setdefault(frame.size_of(image.width, image.height), []).append(image)
+    with tqdm(total=len(dataset.images), desc=f"features of {name}", mininterval=2) as bar:
+        for size, images in by_size.items():
+            for start in range(0, len(images), _BATCH):
+                some = images[start : start + _BATCH]
+                pixels = to_model(torch.stack([read_pixels(dataset, image, size) for image in some]))
+                latents = ldm.encode_images(pixels.to(ldm.device))
+                noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(0)]).expand_as(latents)
+                coarsest = ldm.features(latents, 1, noise, [""] * len(some))[-1].float().cpu()
+                pooled = torch.cat([coarsest.mean(dim=(2, 3)), coarsest.amax(dim=(2, 3))], dim=1)
+                rows |= {image.id: row for image, row in zip(some, pooled, strict=True)}
+                bar.update(len(some))
+    return torch.stack([rows[image.id] for image in dataset.images]) if rows else torch.zeros(0, 0)
+
+
+def _hashes(dataset: Dataset, name: str, mirrored: bool = False) -> Sequence[int]:
+    """A hash an image; with `mirrored` two, the second of its mirror image."""
+    hashes = []
+    for record in tqdm(dataset.images, desc=f"hashes of {name}", mininterval=2):
+        image = load_image(dataset.image_path(record), (record.width, record.height))
+        views: list[Image.Image] = [image, ImageOps.mirror(image)] if mirrored else [image]
+        hashes += [perceptual_hash(view) for view in views]
+    return hashes

@@ -1,0 +1,135 @@
+"""The trainings of a comparison: planned with all that decides their outcome, run, and found again on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.config import Settings, as_dict, digest
+from engine.data.dataset import Dataset
+from engine.data.files import write_atomically
+from engine.detection.build import build_detector
+from engine.detection.prediction import predict
+from engine.detection.samples import BatchSource
+from engine.detection.schedule import OptimisationSettings
+from engine.detection.state import remove_state
+from engine.detection.training import fit
+from engine.detection.zoo.weights import weights_sha256
+from engine.errors import RunFailed
+from engine.evaluation.arms import ArmPlan
+from engine.ldm.device import choose_device
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training of an arm with a seed; its result is at `path`, marked with the digest of all that decides it."""
+
+    arm: ArmPlan
+    seed: int
+    path: Path
+    digest: str
+
+
+def train_one(job: Job, test: Dataset, settings: Settings) -> dict:
+    """Train one detector and predict the test split: {"detections", "curve", "seconds"}. A training that was stopped
+    goes on from its state beside the job's file."""
+    arm, seed = job.arm, job.seed
+    options = dataclasses.replace(settings.detector, **arm.detector)
+    device = choose_device(settings.ldm.device)
+    torch.manual_seed(seed)
+    built = build_detector(options, len(test.categories))
+    built.module.to(device).train()
+    optimisation = OptimisationSettings.of(options, arm.steps_factor)
+    record = fit(
+        built.module,
+        BatchSource.of(options, arm.sources, built.frame, seed, optimisation.steps),
+        optimisation,
+        f"{arm.name} seed {seed}",
+        device,
+        _state_of(job),
+        job.digest,
+    )
+    built.module.eval()
+    detections = predict(built.module.detect, test, built.frame, device=device)
+    return {"detections": detections, "curve": record.curve, "seconds": record.seconds}
+
+
+def plan_jobs(arms, seeds, out: Path, settings: Settings, train, accepted, test) -> list[Job]:
+    """Every training with the digest of all that decides its outcome."""
+    data = [_identity(train), _identity(accepted), test.digest()]
+    decides = {name: value for name, value in as_dict(settings.detector).items() if name != "save_every"}
+    decides["weights_sha256"] = weights_sha256(settings.detector)
+    jobs = []
+    for seed in seeds:
+        for arm in arms:
+            recipes = [[source.recipe(), _identity(source.dataset)] for source in arm.sources]
+            key = digest([data, arm.name, recipes, arm.steps_factor, seed, {**decides, **arm.detector}])
+            jobs.append(Job(arm, seed, out / "arms" / arm.name / f"seed-{seed}.json", key))
+    return jobs
+
+
+def _identity(dataset: Dataset) -> list:
+    """Of a dataset, some images of which may be left out."""
+    return [dataset.digest(), [image.id for image in dataset.images]]
+
+
+def run_jobs(jobs: list[Job], test: Dataset, settings: Settings, on_progress: Callable[[int, int], None]) -> None:
+    """Run what is not done yet, one process per core on a CPU (two small trainings beat one with two threads)."""
+    pending = [job for job in jobs if read_job(job) is None]
+    done = len(jobs) - len(pending)
+    on_progress(done, len(jobs))
+    if not pending:
+        return
+    build_detector(settings.detector, len(test.categories))  # what cannot be built is said before anything is trained
+    workers = 1 if choose_device(settings.ldm.device).type != "cpu" else min(len(pending), os.cpu_count() or 1)
+    context = multiprocessing.get_context("spawn")
+    failures = []
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread, initargs=(workers,)) as pool:
+        futures = {pool.submit(_run, job, test, settings): job for job in pending}
+        for future in as_completed(futures):
+            job = futures[future]
+            try:
+                future.result()
+                done += 1
+                on_progress(done, len(jobs))
+            except BrokenProcessPool:
+                failures.append(f"{job.arm.name} seed {job.seed}: its process was killed (out of memory?)")
+            except Exception as error:
+                failures.append(f"{job.arm.name} seed {job.seed}: {error}")
+    if failures:
+        raise RunFailed("Trainings failed; run again to go on with the rest:\n  " + "\n  ".join(failures[:10]))
+
+
+def _one_thread(workers: int) -> None:
+    if workers > 1:
+        torch.set_num_threads(1)
+
+
+def _run(job: Job, test: Dataset, settings: Settings) -> None:
+    result = train_one(job, test, settings)
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(job.path, json.dumps({"digest": job.digest, **result}).encode())
+    remove_state(_state_of(job))
+
+
+def _state_of(job: Job) -> Path:
+    """Named by what it is of: a state of other data or settings is never in the way."""
+    return job.path.with_name(f"{job.path.stem}-{job.digest[:12]}.state.safetensors")
+
+
+def read_job(job: Job) -> dict | None:
+    """The training's result if it is there, whole, and of these very data and settings."""
+    try:
+        result = json.loads(job.path.read_text(encoding="utf-8"))
+        return result if result["digest"] == job.digest else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

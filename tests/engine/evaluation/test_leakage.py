@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from PIL import Image, ImageOps
+
+from engine.config import load_settings
+from engine.data.dataset import read_dataset, write_dataset
+from engine.data.pixels import Frame
+from engine.errors import DatasetError
+from engine.evaluation.leakage import check_leakage, find_alike, find_leaks
+from engine.ldm import embedded_folder
+from engine.ldm.diffusion import load_ldm
+
+SETTINGS = load_settings().compare
+
+
+@pytest.fixture
+def splits(world_folder):
+    return {split: read_dataset(world_folder, split) for split in ("train", "val", "test")}
+
+
+def with_copies(splits, change, folder):
+    """A dataset of copies of the first two test images, changed, and of two images that copy nothing."""
+    test, train = splits["test"], splits["train"]
+    (folder / "images").mkdir(parents=True)
+    images = []
+    for number, (dataset, place) in enumerate([(test, 0), (test, 1), (train, 0), (train, 1)]):
+        record = dataset.images[place]
+        picture = Image.open(dataset.image_path(record)).convert("RGB")
+        name = f"copy-{number}.jpg"
+        (change(picture) if dataset is test else picture).save(folder / "images" / name, quality=85)
+        images.append(dataclasses.replace(record, id=number + 1, file_name=name))
+    write_dataset(folder, "annotations", images, [], test.categories)
+    return read_dataset(folder, "annotations")
+
+
+@pytest.mark.parametrize("change", [lambda p: p, ImageOps.mirror, lambda p: p.point(lambda v: int(v * 0.9))])
+def test_copies_of_test_images_stop_the_comparison_and_are_named(splits, tmp_path, change):
+    copies = with_copies(splits, change, tmp_path / "de")
+    held_out = {"test": splits["test"], "val": splits["val"]}
+    found = find_leaks({"generated": copies}, held_out, SETTINGS.leak_distance)
+    assert [(leak.image, leak.held_out) for leak in found] == [("copy-0.jpg", "test"), ("copy-1.jpg", "test")]
+    assert [leak.repeats for leak in found] == [image.file_name for image in splits["test"].images[:2]]
+    with pytest.raises(DatasetError, match="copy-0.jpg repeats test_00001.png"):
+        check_leakage({"train": splits["train"], "generated": copies}, held_out, SETTINGS)
+    reported = check_leakage(
+        {"train": splits["train"], "generated": copies}, held_out, dataclasses.replace(SETTINGS, leakage="report")
+    )
+    assert reported["generated"] == {"images that repeat test images": 2, "images that repeat val images": 0}
+    assert reported["train"] == {"images that repeat test images": 0, "images that repeat val images": 0}
+
+
+def test_copies_of_validation_images_are_told_and_stop_nothing(splits, tmp_path, caplog):
+    copies = with_copies(splits, lambda p: p, tmp_path / "de")
+    counts = check_leakage({"generated": copies}, {"val": splits["test"]}, SETTINGS)
+    assert counts["generated"] == {"images that repeat val images": 2} and "repeat images of val.json" in caplog.text
+
+
+def test_scenes_that_differ_are_no_leaks(splits):
+    held_out = {"test": splits["test"], "val": splits["val"]}
+    assert not find_leaks({"train": splits["train"]}, held_out, SETTINGS.leak_distance)
+
+
+def test_features_find_copies_too(splits, tmp_path):
+    copies = with_copies(splits, lambda p: p, tmp_path / "de")
+    ldm = load_ldm(embedded_folder(), device="cpu")
+    everything = {"generated": copies, "train": splits["train"]}
+    alike = find_alike(everything, {"test": splits["test"]}, 0.9, ldm, Frame(64, ldm.alignment))
+    assert {leak.image for leak in alike if leak.where == "generated"} == {"copy-0.jpg", "copy-1.jpg"}
