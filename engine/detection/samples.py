@@ -25,7 +25,7 @@ MIXED_UNTIL = 0.85  # share of the steps from which on "strong" shows whole imag
 class Source:
     """A dataset to train on, its share of every batch, and when it is used.
 
-    `first` and `last` are shares of the training's steps: it is drawn from at step s of S where first <= s / S < last.
+    `first` and `last` are shares of the training's steps: of S steps it serves those from first x S to before last x S.
     `weights`, of each image's id, say how often an image is drawn in relation to others; None: all alike.
     """
 
@@ -165,14 +165,13 @@ class BatchSource:
 
 def _spans(sources: Sequence[Source], steps: int | None) -> list[range]:
     """The steps at which each source is used."""
-    whole = all(source.first <= 0 and source.last >= 1 for source in sources)
-    if steps is None and not whole:
+    if steps is None and any((source.first, source.last) != (0, 1) for source in sources):
         raise ConfigError("A source is used for a span of the training only: the number of steps must be given.")
     for source in sources:
         if not 0 <= source.first < source.last <= 1:
             raise ConfigError(f"A source is used from {source.first} to {source.last} of the steps: no span in 0 to 1.")
     end = 2**63 if steps is None else steps
-    spans = [range(0, end) if whole else range(round(s.first * end), round(s.last * end)) for s in sources]
+    spans = [range(round(source.first * end), round(source.last * end)) for source in sources]
     # Where nothing is used, nothing is at the start or at the end of some span either.
     for step in {0, *(span.stop for span in spans)} - {end}:
         if not any(step in span and source.share > 0 for span, source in zip(spans, sources, strict=True)):

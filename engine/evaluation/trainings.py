@@ -89,6 +89,7 @@ def run_jobs(jobs: list[Job], test: Dataset, settings: Settings, on_progress: Ca
     on_progress(done, len(jobs))
     if not pending:
         return
+    build_detector(settings.detector, len(test.categories))  # what cannot be built is said before anything is trained
     workers = 1 if choose_device(settings.ldm.device).type != "cpu" else min(len(pending), os.cpu_count() or 1)
     context = multiprocessing.get_context("spawn")
     failures = []

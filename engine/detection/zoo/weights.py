@@ -27,19 +27,21 @@ HUB = {
     "dino_resnet50": "timm/resnet50.tv_in1k",
 }
 FILE = "model.safetensors"
-# Parts whose size is the number of classes: these may start afresh.
-CLASS_PARTS = ("class_embed", "enc_score_head", "cls_score", "cls_logits", "bbox_pred", "label_embed", "class_head")
+CONFIG = "config.json"  # beside it, of transformers' detectors
+CLASS_PARTS = ("class_embed", "enc_score_head")  # theirs, whose size is the number of classes: these may start afresh
 
 
 def weights_sha256(settings: DetectorSettings) -> str | None:
-    """Of the weights at a path, which the settings name but do not pin; None for others.
+    """Of the weights at a path, and of the config beside them: the settings name but do not pin them. None for others.
 
     Raises:
         ModelError: there are none.
     """
     if settings.weights in ("none", "hub"):
         return None
-    return file_sha256(_file(Path(settings.weights)))
+    file = _file(Path(settings.weights))
+    config = file.parent / CONFIG
+    return file_sha256(file) + (f" {file_sha256(config)}" if config.is_file() else "")
 
 
 def load_backbone(module: nn.Module, backbone: nn.Module, settings: DetectorSettings) -> None:

@@ -8,8 +8,12 @@ from by_heart import learn_by_heart
 from torch import nn
 
 from engine.config import DETECTORS, DetectorSettings, load_settings
+from engine.data.dataset import read_dataset
 from engine.detection.build import BuiltDetector, build_detector
+from engine.detection.samples import BatchSource, Source
+from engine.detection.schedule import OptimisationSettings
 from engine.detection.targets import Target
+from engine.detection.training import fit
 from engine.errors import ConfigError
 
 TRANSFORMERS = ("rtdetr_v2", "d_fine", "deformable_detr", "lw_detr", "rf_detr")
@@ -71,16 +75,30 @@ def test_what_is_ignored_teaches_nothing_and_an_object_in_it_is_learned(built):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*TRANSFORMERS, *TORCHVISION, "dino_resnet50"])
-def test_it_learns_two_pictures_by_heart(name):
+@pytest.mark.parametrize(
+    "name, steps, options",
+    [
+        ("rtdetr_v2", 300, ()),
+        ("d_fine", 300, ()),
+        ("deformable_detr", 300, ()),
+        ("lw_detr", 600, ()),
+        ("rf_detr", 300, ()),
+        ("dino_resnet50", 150, ()),
+        ("fasterrcnn_mobilenet_v3_large_fpn", 150, ("box_batch_size_per_image=32",)),
+        ("fasterrcnn_resnet50_fpn", 150, ("box_batch_size_per_image=32",)),
+        ("retinanet_resnet50_fpn", 150, ()),
+        ("fcos_resnet50_fpn", 150, ()),
+    ],
+)
+def test_it_learns_two_pictures_by_heart(name, steps, options):
     torch.manual_seed(0)
-    detector = build_detector(settings_of(name, resolution=96), num_classes=3)
+    detector = build_detector(settings_of(name, resolution=96, options=options), num_classes=3)
     width, height = detector.frame.size_of(96, 96)
     pixels = torch.zeros(2, 3, height, width)
     pixels[0, 0, 10:58, 8:52] = 1.0
     pixels[1, 2, 20:74, 24:86] = 1.0
     targets = [target([(8, 10, 52, 58)], [0]), target([(24, 20, 86, 74)], [2])]
-    learn_by_heart(detector.module, pixels, targets, rate=5e-4, steps=300)
+    learn_by_heart(detector.module, pixels, targets, rate=5e-4, steps=steps, within=8)
 
 
 @pytest.mark.parametrize(
@@ -108,3 +126,37 @@ def test_options_reach_the_library():
     assert detector.module.model.config.num_queries == 17
     small = build_detector(settings_of("small:dino", options=("queries=11",)), 3).module
     assert small.reader.head.settings.queries == 11
+
+
+class Stopping(BatchSource):
+    """Fails at step 5 unless told not to."""
+
+    stop = True
+
+    def batch(self, step, part=(0, 1)):
+        if self.stop and step == 5:
+            raise KeyboardInterrupt
+        return super().batch(step, part)
+
+
+@pytest.mark.parametrize("name", ["rtdetr_v2", "deformable_detr"])
+def test_a_stopped_training_ends_in_the_same_averaged_weights(name, world_folder, tmp_path):
+    train = read_dataset(world_folder, "train")
+    options = settings_of(
+        name, steps=7, batch_size=2, save_every=3, ema_decay=0.9, schedule="cosine", augment="strong", bfloat16=False
+    )
+    optimisation = OptimisationSettings.of(options)
+    assert (optimisation.ema_decay, optimisation.schedule, optimisation.save_every) == (0.9, "cosine", 3)
+
+    def trained(stop: bool, state=None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        built = build_detector(options, len(train.categories))
+        batches = Stopping.of(options, [Source(train)], built.frame, 0, optimisation.steps)
+        batches.stop = stop
+        fit(built.module, batches, optimisation, name, state=state)
+        return built.module.state_dict()
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(True, tmp_path / "state.safetensors")
+    resumed, unbroken = trained(False, tmp_path / "state.safetensors"), trained(False)
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)

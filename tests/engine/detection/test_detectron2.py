@@ -1,5 +1,6 @@
-"""The head without detectron2 (here), and with it: `-m detectron2`, where it is installed."""
+"""The head, and the whole detectors, without detectron2 (here), and with it: `-m detectron2`, where it is installed."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from by_heart import learn_by_heart
 
 from engine.adapter.adapter import LdmBackbone
+from engine.config import load_settings
+from engine.detection.build import BuiltDetector, build_detector
 from engine.detection.detector import ConvBackbone, Detector, Reader
 from engine.detection.heads import HeadSettings
 from engine.detection.targets import MAX_BOXES, SCORE_FLOOR, Target
@@ -43,6 +46,21 @@ def test_without_detectron2_one_line_says_how_to_get_it(monkeypatch):
     del sys.modules[module]
     with pytest.raises(ModelError, match=r"^.*COCO-Detection/retina.*uv sync --extra detectron2$"):
         build(RETINANET)
+
+
+def whole(config: str) -> BuiltDetector:
+    torch.manual_seed(0)
+    settings = dataclasses.replace(load_settings().detector, name=f"detectron2:{config}", resolution=SIZE)
+    return build_detector(settings, 3)
+
+
+def test_without_detectron2_a_whole_detector_says_the_same(monkeypatch):
+    for module in ("engine.detection.heads.detectron2", "engine.detection.zoo.detectron2_models"):
+        monkeypatch.setitem(sys.modules, module, None)
+        del sys.modules[module]
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    with pytest.raises(ModelError, match=r"^detectron2:COCO-Detection/fcos.*uv sync --extra detectron2$"):
+        whole(FCOS)
 
 
 @pytest.fixture
@@ -169,3 +187,20 @@ class TestWithDetectron2:
         pixels[1, 2, 20:44, 24:56] = 1.0
         targets = [target([(8, 10, 36, 40)], [0]), target([(24, 20, 56, 44)], [2])]
         learn_by_heart(detector, pixels, targets, rate=rate, steps=steps)
+
+    @pytest.mark.parametrize("config", [RETINANET, FASTER, FCOS, CASCADE])
+    def test_a_whole_detector_trains_down_to_its_backbone_and_honours_ignore_regions(self, config):
+        detector, pixels = whole(config).module.train(), torch.rand(2, 3, SIZE, SIZE) * 2 - 1
+        losses = detector(pixels, [target([(8, 8, 40, 40)], [2]), target()])
+        assert all(torch.isfinite(value) for value in losses.values())
+        sum(losses.values()).backward()
+        assert detector.model.backbone.bottom_up.stem.conv1.weight.grad.abs().sum() > 0
+        everywhere = [(0, 0, SIZE, SIZE)]
+
+        def classifying(ignore) -> float:
+            torch.manual_seed(1)
+            return detector(pixels, [target(ignore=ignore)] * 2)[CLASSIFICATION.get(config, "loss_rpn_cls")].item()
+
+        assert classifying(everywhere) < 0.1 * classifying([])
+        for found in detector.eval().detect(pixels):
+            assert (found.boxes_xyxy >= 0).all() and (found.boxes_xyxy <= SIZE).all()
