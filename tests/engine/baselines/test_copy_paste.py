@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from engine.baselines.copy_paste import CutOut, copy_paste, cut_objects, paste_onto
+from engine.data.dataset import read_dataset
+from engine.errors import DatasetError
+
+
+def test_objects_are_cut_along_their_masks_and_by_their_boxes_without(world_folder):
+    train = read_dataset(world_folder, "train")
+    boxes_only = dataclasses.replace(
+        train, annotations=tuple(dataclasses.replace(a, extra={}) for a in train.annotations)
+    )
+    by_mask, by_box = cut_objects(train), cut_objects(boxes_only)
+    assert len(by_mask) == len(by_box) == len(train.annotations)
+    assert all(cut.mask.all() for cut in by_box) and not any(cut.mask.all() for cut in by_mask)
+    assert all(a.pixels.shape == b.pixels.shape == (*a.mask.shape, 3) for a, b in zip(by_mask, by_box, strict=True))
+
+
+def test_a_pasted_object_has_the_box_around_its_pixels_and_takes_from_those_it_covers(world_folder, monkeypatch):
+    monkeypatch.setattr("engine.baselines.copy_paste.PASTED", (1, 1))
+    train = read_dataset(world_folder, "train")
+    record = train.images[0]
+    pink = CutOut(np.full((20, 30, 3), (255, 0, 255), np.uint8), np.ones((20, 30), bool), 6)
+    for seed in range(12):
+        picture, boxes = paste_onto(train, record, [pink], np.random.default_rng(seed))
+        is_pink = (np.asarray(picture).astype(int) - (255, 0, 255)).__abs__().max(axis=2) < 60
+        union = np.zeros_like(is_pink)
+        for category, (x, y, w, h), crowd in boxes:
+            assert 0 <= x and x + w <= record.width and 0 <= y and y + h <= record.height and not crowd
+            if category == 6:
+                union[round(y) : round(y + h), round(x) : round(x + w)] = True
+        # the outermost pixels are feathered
+        assert is_pink.sum() > 0 and (is_pink & ~union).sum() == 0
+    whole = CutOut(np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), bool), 6)
+    covered = [paste_onto(train, record, [whole], np.random.default_rng(seed))[1] for seed in range(20)]
+    own = len(train.annotations_of(record.id))
+    assert min(sum(c != 6 for c, _, _ in boxes) for boxes in covered) < own  # what is hidden has no box
+
+
+def test_the_same_seed_gives_the_same_bytes_and_nothing_is_overwritten(world_folder, tmp_path):
+    assert copy_paste(world_folder, tmp_path / "a", 5, seed=3)["images"] == 5
+    copy_paste(world_folder, tmp_path / "b", 5, seed=3)
+    first, second = (read_dataset(tmp_path / name, "annotations") for name in "ab")
+    assert first.digest() == second.digest()
+    assert [i.extra["de"]["source_image_id"] for i in first.images] == [
+        i.id for i in read_dataset(world_folder, "train").images[:5]
+    ]
+    with pytest.raises(DatasetError, match="is there already"):
+        copy_paste(world_folder, tmp_path / "a", 5)
