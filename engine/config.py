@@ -86,6 +86,7 @@ class AdapterSettings:
     clip_norm: float = _limit(0.1, 0.0)
     ema_decay: float = _limit(0.0, 0.0, 0.99999, help="average of the weights that is measured and saved; 0: none")
     bfloat16: bool = _limit(True, help="train under bfloat16 autocast; weights and predictions stay float32")
+    augment: str = _limit("standard", choices=("none", "standard", "strong"), help="as detector.augment")
     cache: str = _limit("none", choices=("none", "latents", "features"), help="compute once, keep on disk")
     cache_views: int = _limit(8, 1, help="augmented views of each image in the cache")
     save_every: int = _limit(500, 1, help="steps between states that a stopped training goes on from")
@@ -454,6 +455,10 @@ def _check_ranges(settings: Settings) -> None:
     head = settings.adapter.head
     if head not in HEADS and not head.removeprefix(DETECTRON2).strip() or not head.startswith((*HEADS, DETECTRON2)):
         raise ConfigError(f"adapter.head must be one of {', '.join(HEADS)}, or {DETECTRON2}CONFIG, not {head!r}.")
+    if head == "maskrcnn" and settings.adapter.augment == "strong":
+        raise ConfigError(
+            "adapter.augment=strong gives no masks, which adapter.head=maskrcnn learns from: standard does."
+        )
     if generation.ignore_threshold > generation.score_threshold:
         raise ConfigError(
             f"generation.ignore_threshold ({generation.ignore_threshold}) is above "

@@ -184,10 +184,13 @@ def _computed(
     accelerator: Accelerator,
 ) -> Iterator[tuple[list[Tensor], Target]]:
     """Levels (C, h, w) float16 and target of every row, a training batch at a time."""
+    others = list({sample.image_id: sample for sample, _ in rows}.values())
     for start in range(0, len(rows), source.batch_size):
         chunk = rows[start : start + source.batch_size]
         seeds = [(source.seed * 1_000_003 + sample.image_id) * 1_009 + view for sample, view in chunk]
-        pairs = [augmented(sample, seed) for (sample, _), seed in zip(chunk, seeds, strict=True)]
+        pairs = [
+            augmented(sample, seed, source.augment, others) for (sample, _), seed in zip(chunk, seeds, strict=True)
+        ]
         pixels = to_model(torch.stack([image for image, _ in pairs]))
         with torch.no_grad(), accelerator.autocast(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds[0] % 2**63)

@@ -65,11 +65,13 @@ def train_adapter(data: Path, ldm: str | Path, out: Path, settings: Settings) ->
         options.seed,
         text_of(train, settings),
         masks=options.head == "maskrcnn",
+        augment=options.augment,
+        steps=options.steps,
     )
     examples = None
     if val is not None:
         examples = ExampleSheet(val, frame, adapter.detect, model.device, text_of(val, settings))
-    decides = digest([train.digest(), card, settings.ldm.dtype, options.cache, options.cache_views])
+    decides = digest([train.digest(), card, settings.ldm.dtype, options.cache, options.cache_views, options.augment])
     record = _fit(adapter, batches, settings, model, out, decides, Journal(out, examples))
     adapter.eval()
     card["training"] = {
