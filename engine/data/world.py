@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from engine.data.dataset import Annotation, Category, ImageRecord, write_dataset
 from engine.data.segmentation import encode_mask
+from engine.data.world_domains import LOOKS, PAINT
 
 CLASSES = ("house", "car", "tree", "boat", "fish", "mushroom")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -262,8 +263,12 @@ def render_scene(seed: int) -> Scene:
 _DATASET_SEED = 100_000_000
 
 
-def write_world(out: Path, train: int, val: int, test: int, seed: int = 0) -> None:
-    """Render a labelled dataset folder of the embedded world: disjoint scenes for train, val and test."""
+def write_world(out: Path, train: int, val: int, test: int, seed: int = 0, domain: str = PAINT) -> None:
+    """Render a labelled dataset folder of the embedded world: disjoint scenes for train, val and test.
+
+    Args:
+        domain: how it looks, a key of `LOOKS`; the scenes of a seed are the same in each.
+    """
     categories = [Category(i + 1, name) for i, name in enumerate(CLASSES)]
     ids = {category.name: category.id for category in categories}
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -272,7 +277,7 @@ def write_world(out: Path, train: int, val: int, test: int, seed: int = 0) -> No
         for i in tqdm(range(count), desc=f"world {split}", mininterval=2):
             scene = render_scene(_DATASET_SEED + seed * 3_000_000 + part * 1_000_000 + i)
             name = f"{split}_{i + 1:05d}.png"
-            scene.image.save(out / "images" / name)
+            LOOKS[domain](scene.image, np.random.default_rng([seed, part, i])).save(out / "images" / name)
             images.append(ImageRecord(i + 1, name, SIZE, SIZE, {"caption": scene.caption}))
             for item in scene.objects:
                 shape = {"segmentation": {"size": [SIZE, SIZE], "counts": item.mask_counts}}

@@ -53,3 +53,27 @@ def test_scenes_of_datasets_are_not_those_of_the_diffusion_model():
     from engine.data import world
 
     assert FIRST_SEED + PretrainSettings().scenes + 1000 < world._DATASET_SEED
+
+
+def test_a_sketch_shows_the_same_objects_in_other_looks(tmp_path):
+    for domain in ("paint", "sketch"):
+        write_world(tmp_path / domain, 6, 1, 1, domain=domain)
+    paint, sketch = (read_dataset(tmp_path / domain, "train") for domain in ("paint", "sketch"))
+    assert sketch.annotations == paint.annotations and sketch.images == paint.images
+    for record in paint.images:
+        painted, drawn = (np.asarray(d.load(record)).astype(float) for d in (paint, sketch))
+        assert np.array_equal(painted, np.asarray(render_scene(_seed_of(record)).image))
+        colourful = [np.ptp(pixels, axis=2).mean() for pixels in (painted, drawn)]
+        assert colourful[1] < 15 < colourful[0]
+        # lines are where objects are: the darkest pixels lie in or at a box
+        boxes = np.zeros(drawn.shape[:2], bool)
+        for annotation in sketch.annotations_of(record.id):
+            x, y, w, h = annotation.bbox_xywh
+            boxes[max(0, int(y) - 1) : int(y + h) + 2, max(0, int(x) - 1) : int(x + w) + 2] = True
+        assert boxes[drawn.mean(axis=2) < 80].mean() > 0.5
+
+
+def _seed_of(record) -> int:
+    from engine.data import world
+
+    return world._DATASET_SEED + record.id - 1
