@@ -197,8 +197,8 @@ class DetectorSettings:
     drop_at: float = _limit(0.9, 0.0, 1.0, help="share of the steps after which a step schedule drops")
     warmup_steps: int = _limit(500, 0, help="linear warm-up; at most a twentieth of the steps")
     ema_decay: float = _limit(0.0, 0.0, 0.99999, help="average of the weights that is measured; 0: none")
-    # Not chosen by the device: a comparison that goes on elsewhere would mix two ways of training unseen. Off, since it
-    # halves the speed on processors without bfloat16 arithmetic.
+    # Not chosen by the device: a comparison that goes on elsewhere would mix two ways of training unseen. Off, since on
+    # a CPU it may cost more than it gains, even on one with bfloat16 arithmetic.
     bfloat16: bool = _limit(False, help="train under bfloat16 autocast: worth it on a GPU")
     augment: str = _limit(
         "standard",

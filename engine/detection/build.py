@@ -10,7 +10,7 @@ from torch import nn
 from engine.config import DETECTRON2, SMALL, DetectorSettings, DetrSettings
 from engine.data.pixels import Frame
 from engine.detection.detector import ConvBackbone, Detector, Reader
-from engine.detection.heads import HeadSettings
+from engine.detection.heads import NECKS, HeadSettings
 from engine.detection.zoo.options import options_of
 from engine.errors import ConfigError
 
@@ -44,8 +44,11 @@ def _small(settings: DetectorSettings, num_classes: int) -> BuiltDetector:
     if settings.weights != "none":
         raise ConfigError(f"detector.weights: {settings.name} starts from nothing. Set it to none.")
     kind = settings.name.removeprefix(SMALL) if settings.name.startswith(SMALL) else "fcos"
+    transformer = kind in NECKS
+    if not transformer:
+        _only_full(settings)
     backbone = ConvBackbone(settings.width // 16 * 8)
-    head = HeadSettings(kind, settings.width, settings.convs, _detr(settings, kind in ("dino", "rtdetr")))
+    head = HeadSettings(kind, settings.width, settings.convs, _detr(settings, transformer))
     reader = Reader(head, num_classes, backbone.channels, backbone.strides)
     return BuiltDetector(Detector(backbone, reader), Frame(settings.resolution, backbone.strides[-1]))
 

@@ -110,6 +110,7 @@ def test_it_learns_two_pictures_by_heart(name, steps, options):
         ({"name": "rtdetr_v2", "options": ("decoder_layers=many",)}, "cannot be built"),
         ({"name": "lw_detr", "options": ("num_queries=100",)}, "100 queries .* has 64"),
         ({"name": "fcos_resnet50_fpn", "size": "tiny"}, "one size"),
+        ({"name": "small", "size": "tiny"}, "one size"),
         ({"name": "fcos_resnet50_fpn", "weights": "hub"}, "needs detector.revision"),
         ({"name": "fasterrcnn_mobilenet_v3_large_fpn", "weights": "hub"}, "none are known"),
     ],
