@@ -443,7 +443,9 @@ def _check_ranges(settings: Settings) -> None:
         if width % 32:  # the heads normalise their channels in 32 groups
             raise ConfigError(f"{section}.width must be a multiple of 32, not {width}.")
     if any(not 0 < multiple < math.inf for multiple in settings.compare.scaling):
-        raise ConfigError(f"compare.scaling must be multiples above 0, not {list(settings.compare.scaling)}.")
+        raise ConfigError(
+            f"compare.scaling must be multiples above 0 (0 is the baseline), not {list(settings.compare.scaling)}."
+        )
     name, behind = settings.detector.name, settings.detector.name.partition(":")[2].strip()
     heads = [head for head in HEADS if head != "maskrcnn"]  # a comparison gives no masks to learn from
     named = (name.startswith(DETECTRON2) and behind) or (name.startswith(SMALL) and behind in heads)

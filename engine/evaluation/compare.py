@@ -20,7 +20,7 @@ from pathlib import Path
 from engine.config import LdmSettings, Settings, as_dict
 from engine.curation.decisions import read_decisions
 from engine.data.dataset import Dataset, read_dataset
-from engine.errors import DatasetError
+from engine.errors import ConfigError, DatasetError
 from engine.evaluation.arms import BASELINE, TREATMENT, plan_arms
 from engine.evaluation.coco_map import evaluate
 from engine.evaluation.controls import accepted_only
@@ -68,6 +68,9 @@ def compare(
     others = {name: _read_generated(folder, train) for name, folder in (further or {}).items()}
     arms = plan_arms(train, accepted, settings.compare, others)
     scaled = _scaled(train, accepted, settings)
+    taken = set(others) & set(scaled)
+    if taken:
+        raise ConfigError(f"--arm {min(taken)}=...: compare.scaling has an arm of that name. Choose another.")
     arms += plan_arms(train, accepted, dataclasses.replace(settings.compare, controls=()), scaled)[2:]
     leakage = _check_leakage(real, {"train": train, "generated": accepted, **others}, test, settings, ldm)
     count = list(range(seeds or settings.compare.seeds))

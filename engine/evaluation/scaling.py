@@ -93,7 +93,10 @@ def _on_curve(fit: dict, last: float, worthwhile: float) -> float | None:
 
 
 def _between_points(multiples: np.ndarray, means: np.ndarray, worthwhile: float) -> float | None:
+    """The first measured multiple from which the next one gains less than so much a doubling; from none to the first
+    one counts as one."""
     for place in range(len(multiples) - 1):
-        if means[place + 1] - means[place] < worthwhile:
+        doublings = math.log2(multiples[place + 1] / multiples[place]) if multiples[place] > 0 else 1.0
+        if means[place + 1] - means[place] < worthwhile * doublings:
             return float(multiples[place])
     return None

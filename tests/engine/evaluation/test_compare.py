@@ -117,6 +117,8 @@ def test_further_arms_and_a_scaling_curve(world_folder, generated, tmp_path, cap
     assert [p["images"] for p in points] == [0, round(0.2 * train), round(0.4 * train)]
     assert results["arms"]["x0.2"]["train_images"] == train + points[1]["images"]
     assert "--arm copy=" in (tmp_path / "report.html").read_text()
+    with pytest.raises(ConfigError, match="has an arm of that name"):
+        compare(world_folder, generated, tmp_path, settings, seeds=2, further={"x0.2": generated})
 
 
 def test_a_training_that_was_stopped_goes_on(world_folder, generated, tmp_path, monkeypatch):
