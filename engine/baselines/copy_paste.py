@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 from tqdm import tqdm
 
 from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, write_dataset
@@ -106,8 +106,10 @@ def paste_onto(
         layer, mask = _placed(cut, record, rng)
         if not mask.any():
             continue
-        soft = Image.fromarray((mask * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.7))
-        canvas.paste(layer, mask=soft)
+        hard = Image.fromarray((mask * 255).astype(np.uint8))
+        soft = hard.filter(ImageFilter.GaussianBlur(0.7))
+        # Inside the cut-out only: what lies around it in its layer is empty, and would show as a dark rim.
+        canvas.paste(layer, mask=ImageChops.darker(soft, hard))
         shown = [m & ~mask for m in shown]
         placed.append((cut.category_id, mask, 0, None))
         areas.append(mask.sum())

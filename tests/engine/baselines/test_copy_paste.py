@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from engine.baselines.copy_paste import CutOut, copy_paste, cut_objects, paste_onto
 from engine.data.dataset import read_dataset
@@ -40,6 +41,17 @@ def test_a_pasted_object_has_the_box_around_its_pixels_and_takes_from_those_it_c
     covered = [paste_onto(train, record, [whole], np.random.default_rng(seed))[1] for seed in range(20)]
     own = len(train.annotations_of(record.id))
     assert min(sum(c != 6 for c, _, _ in boxes) for boxes in covered) < own  # what is hidden has no box
+
+
+def test_a_cut_out_on_its_own_colour_cannot_be_seen(world_folder, monkeypatch):
+    train = read_dataset(world_folder, "train")
+    white = Image.new("RGB", (64, 64), "white")
+    monkeypatch.setattr("engine.baselines.copy_paste._load", lambda *_: white.copy())
+    for mask in (np.ones((20, 30), bool), np.tri(20, 30, dtype=bool)):
+        cut = CutOut(np.full((20, 30, 3), 255, np.uint8), mask, 6)
+        for seed in range(4):
+            picture, _ = paste_onto(train, train.images[0], [cut], np.random.default_rng(seed))
+            assert np.asarray(picture).min() == 255
 
 
 def test_the_same_seed_gives_the_same_bytes_and_nothing_is_overwritten(world_folder, tmp_path):

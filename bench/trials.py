@@ -1,0 +1,116 @@
+"""One trial of docs/experiments.md: a detector on real, or real and generated, images, scored on VALIDATION images.
+
+    python bench/trials.py DATA --labels 150 --set detector.steps=1500 [--set detector.augment=strong]
+    python bench/trials.py DATA --generated DIR --share 0.5 [--until 0.6] [--ratio-to 0.5] [--score 0.5 --ignore 0.3]
+    python bench/trials.py DATA --generated DIR --reference DIR       # agreement of two labellings of the same images
+
+Datasets to try come from `de world`, `de subset`, `de generate`, `de label`, and `de baseline detector`, which gives an
+oracle's labels where it learns from a world of 2000 scenes. Nothing here reads test.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from engine.data.dataset import Dataset, read_dataset
+from engine.detection.build import build_detector
+from engine.detection.prediction import predict
+from engine.detection.samples import BatchSource, Source
+from engine.detection.schedule import OptimisationSettings
+from engine.detection.training import fit
+from engine.evaluation.coco_map import evaluate
+from engine.evaluation.controls import accepted_only
+from tasks.settings import EMBEDDED, open_settings
+
+BINS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--labels", type=int, help="use the first so many training images")
+    parser.add_argument("--generated", type=Path)
+    parser.add_argument("--share", type=float, default=0.5, help="of each batch")
+    parser.add_argument("--until", type=float, default=1.0, help="share of the steps after which real images are alone")
+    parser.add_argument("--ratio-to", type=float, default=1.0, help="largest encode ratio")
+    parser.add_argument("--score", type=float, help="boxes from this score on are labels; as they are where not given")
+    parser.add_argument("--ignore", type=float, default=0.3, help="and from this one on ignore regions")
+    parser.add_argument("--reference", type=Path, help="print the agreement with these labels by encode ratio instead")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    args = parser.parse_args()
+    generated = None if args.generated is None else rethreshold(read_dataset(args.generated, "annotations"), args)
+    if args.reference:
+        print_agreement(generated, read_dataset(args.reference, "annotations"))
+        return
+    settings = open_settings(None, args.overrides, EMBEDDED)[1].detector
+    train, val = read_dataset(args.data, "train"), read_dataset(args.data, "val")
+    if args.labels:
+        train = accepted_only(train, {image.id for image in train.images[: args.labels]})
+    sources = [Source(train)]
+    if generated is not None:
+        sources = [Source(train, 1 - args.share), Source(generated, args.share, last=args.until)]
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    built = build_detector(settings, len(val.categories))
+    built.module.train()
+    batches = BatchSource.of(settings, sources, built.frame, args.seed, settings.steps)
+    fit(built.module, batches, OptimisationSettings.of(settings), "trial", torch.device("cpu"))
+    built.module.eval()
+    scores = evaluate(val, predict(built.module.detect, val, built.frame))
+    row = {key: round(100 * getattr(scores, key), 1) for key in ("map", "map50", "map75")}
+    print(json.dumps({**{k: str(v) for k, v in vars(args).items() if v}, **row}))
+
+
+def rethreshold(dataset: Dataset, args: argparse.Namespace) -> Dataset:
+    """Its images up to an encode ratio, and its boxes by other thresholds than it was made with."""
+    near = {i.id for i in dataset.images if i.extra.get("de", {}).get("strength", 0.0) <= args.ratio_to}
+    dataset = accepted_only(dataset, near)
+    if args.score is None:
+        return dataset
+    boxes = tuple(
+        dataclasses.replace(a, iscrowd=int(a.extra["score"] < args.score))
+        for a in dataset.annotations
+        if a.extra["score"] >= min(args.score, args.ignore)
+    )
+    return accepted_only(dataclasses.replace(dataset, annotations=boxes), {a.image_id for a in boxes if not a.iscrowd})
+
+
+def print_agreement(labels: Dataset, reference: Dataset) -> None:
+    """F1 at IoU 0.5 and 0.75 by encode ratio, of the images that both have; a box may answer for several."""
+    both = {image.id for image in labels.images} & {image.id for image in reference.images}
+    print("| encode ratio | images | F1 at 0.5 | at 0.75 |\n|---|---|---|---|")
+    for low, high in zip(BINS, BINS[1:], strict=False):
+        images = [i for i in labels.images if i.id in both and low <= i.extra["de"]["strength"] < high]
+        hits, total = {0.5: 0, 0.75: 0}, 0
+        for image in images:
+            mine, theirs = ([a for a in d.annotations_of(image.id) if not a.iscrowd] for d in (labels, reference))
+            total += len(mine) + len(theirs)
+            for box in mine:
+                best = max((iou(box, other) for other in theirs if other.category_id == box.category_id), default=0.0)
+                for limit in hits:
+                    hits[limit] += best >= limit
+        if total:
+            print(
+                f"| {low} to {high} | {len(images)} | "
+                + " | ".join(f"{200 * h / total:.1f}" for h in hits.values())
+                + " |"
+            )
+
+
+def iou(one, other) -> float:
+    """Of two annotations."""
+    (ax, ay, aw, ah), (bx, by, bw, bh) = one.bbox_xywh, other.bbox_xywh
+    width = max(0.0, min(ax + aw, bx + bw) - max(ax, bx))
+    height = max(0.0, min(ay + ah, by + bh) - max(ay, by))
+    common = width * height
+    return common / (aw * ah + bw * bh - common)
+
+
+if __name__ == "__main__":
+    main()
