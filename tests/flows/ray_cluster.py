@@ -31,6 +31,9 @@ class RayCluster:
         (self._folder / "token").write_text("a-token-of-the-tests-0123456789")
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(self._folder / "token"))
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(modules))
+        # Ray notes the newest cluster's address in its own folder, and does not make that folder for one elsewhere.
+        (self._folder / "ray").mkdir()
+        monkeypatch.setenv("RAY_TMPDIR", str(self._folder))
         for name, value in ENVIRONMENT.items():
             monkeypatch.setenv(name, value)  # before Ray is imported
         from ray.cluster_utils import Cluster

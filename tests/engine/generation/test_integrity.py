@@ -62,7 +62,7 @@ def test_a_missing_image_a_changed_box_and_a_torn_manifest_are_refused(generated
 
 
 def test_a_comparison_does_not_start_on_a_changed_dataset(generated, tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.evaluation.compare._run_jobs", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr("engine.evaluation.compare.run_jobs", lambda *_: pytest.fail("it trains"))
     data = generated.parent / "data"
     write_source(data)
     shutil.copy(data / "train.json", data / "test.json")
