@@ -23,7 +23,7 @@ from failure_measures import MEASURES, box_scores, kept_from, scores_at_best_f1,
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.adapter.adapter import Adapter, build_adapter, frame_of, load_adapter, read_card
+from engine.adapter.adapter import Adapter, frame_of, load_adapter, read_card
 from engine.adapter.train import train_adapter
 from engine.baselines.cross_attention import (
     CrossAttentionSettings,
@@ -120,7 +120,7 @@ def open_adapter(args: argparse.Namespace, settings: Settings, folder: Path) -> 
 
 def adapter_labels(adapter: Adapter, ldm: LatentDiffusion) -> Detect:
     """The adapter on real images, with the words that it was trained to read."""
-    detector = build_adapter(adapter.reader, ldm, adapter.timestep, adapter.card["head"]["stem"]).eval()
+    detector = adapter.on(ldm)
     reads_words = adapter.card["prompt_mode"] == "caption"
     return lambda pixels, texts: detector.detect(pixels, texts if reads_words else [""] * len(texts))
 

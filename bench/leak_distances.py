@@ -20,10 +20,9 @@ from torch.nn import functional
 
 from engine.curation.perceptual import hash_distances, perceptual_hash
 from engine.data.dataset import Dataset, read_dataset
-from engine.data.images import load_image
-from engine.data.pixels import Frame, to_model
-from engine.evaluation.leakage import embed
-from engine.ldm.diffusion import draw_noise, load_ldm
+from engine.data.pixels import Frame, resize, to_model
+from engine.evaluation.leakage import embed, pooled_features
+from engine.ldm.diffusion import load_ldm
 from tasks.settings import open_settings
 
 COPIES = 50
@@ -62,17 +61,12 @@ def main() -> None:
 
 def pictures(dataset: Dataset, count: int) -> list[Image.Image]:
     """The first pictures of a dataset."""
-    return [load_image(dataset.image_path(r), (r.width, r.height)).convert("RGB") for r in dataset.images[:count]]
+    return [dataset.load(record) for record in dataset.images[:count]]
 
 
-@torch.no_grad()
 def read(ldm, frame: Frame, picture: Image.Image) -> torch.Tensor:
     """(1, 2 C) as `embed` gives it, of one picture."""
-    small = picture.resize(frame.size_of(picture.width, picture.height), Image.Resampling.BICUBIC)
-    latents = ldm.encode_images(to_model(torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]))
-    noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(0)])
-    coarsest = ldm.features(latents, 1, noise, [""])[-1].float()
-    return torch.cat([coarsest.mean(dim=(2, 3)), coarsest.amax(dim=(2, 3))], dim=1)
+    return pooled_features(ldm, to_model(resize(picture, frame.size_of(picture.width, picture.height)))[None])
 
 
 def jpeg(quality: int) -> Callable[[Image.Image], Image.Image]:

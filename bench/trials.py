@@ -17,14 +17,13 @@ from pathlib import Path
 
 import torch
 
-from engine.data.dataset import Dataset, read_dataset
+from engine.data.dataset import Dataset, read_dataset, subset
 from engine.detection.build import build_detector
 from engine.detection.prediction import predict
 from engine.detection.samples import BatchSource, Source
 from engine.detection.schedule import OptimisationSettings
 from engine.detection.training import fit
 from engine.evaluation.coco_map import evaluate
-from engine.evaluation.controls import accepted_only
 from tasks.settings import EMBEDDED, open_settings
 
 BINS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -51,7 +50,7 @@ def main() -> None:
     settings = open_settings(None, args.overrides, EMBEDDED)[1].detector
     train, val = read_dataset(args.data, "train"), read_dataset(args.data, "val")
     if args.labels:
-        train = accepted_only(train, {image.id for image in train.images[: args.labels]})
+        train = subset(train, {image.id for image in train.images[: args.labels]})
     sources = [Source(train)]
     if generated is not None:
         sources = [Source(train, 1 - args.share), Source(generated, args.share, last=args.until)]
@@ -70,7 +69,7 @@ def main() -> None:
 def rethreshold(dataset: Dataset, args: argparse.Namespace) -> Dataset:
     """Its images up to an encode ratio, and its boxes by other thresholds than it was made with."""
     near = {i.id for i in dataset.images if i.extra.get("de", {}).get("strength", 0.0) <= args.ratio_to}
-    dataset = accepted_only(dataset, near)
+    dataset = subset(dataset, near)
     if args.score is None:
         return dataset
     boxes = tuple(
@@ -78,7 +77,7 @@ def rethreshold(dataset: Dataset, args: argparse.Namespace) -> Dataset:
         for a in dataset.annotations
         if a.extra["score"] >= min(args.score, args.ignore)
     )
-    return accepted_only(dataclasses.replace(dataset, annotations=boxes), {a.image_id for a in boxes if not a.iscrowd})
+    return subset(dataclasses.replace(dataset, annotations=boxes), {a.image_id for a in boxes if not a.iscrowd})
 
 
 def print_agreement(labels: Dataset, reference: Dataset) -> None:

@@ -80,6 +80,10 @@ class Adapter:
     def category_ids(self) -> list[int]:
         return [c["id"] for c in self.card["classes"]]
 
+    def on(self, ldm: LatentDiffusion) -> Detector:
+        """As a detector of real images, ready to predict."""
+        return build_adapter(self.reader, ldm, self.timestep, self.card["head"]["stem"]).eval()
+
     def detect(self, features: Sequence[Tensor], pictures: Tensor) -> list[Detections]:
         """Boxes, in their pixels, of the finished pictures (B, 3, H, W) in [-1, 1] from the features of the sampler's
         last step: noisy latents, then levels."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.adapter.adapter import build_adapter, frame_of
+from engine.adapter.adapter import frame_of
 from engine.adapter.train import text_of
 from engine.config import Settings
 from engine.data.dataset import read_dataset
@@ -26,9 +26,13 @@ def label_pictures(data: Path, ldm: str | Path, adapter: Path, out: Path, settin
     read_sources(data, unlabelled=True)  # refuses what cannot be a source
     pictures = read_dataset(data, UNLABELLED)
     drawer = load_drawer(data, ldm, adapter, settings)
-    card = drawer.adapter.card
-    detector = build_adapter(drawer.adapter.reader, drawer.ldm, drawer.adapter.timestep, card["head"]["stem"]).eval()
-    frame = frame_of(drawer.ldm, card["resolution"])
-    found = predict(detector.detect, pictures, frame, device=drawer.ldm.device, text_of=text_of(pictures, settings))
+    frame = frame_of(drawer.ldm, drawer.adapter.card["resolution"])
+    found = predict(
+        drawer.adapter.on(drawer.ldm).detect,
+        pictures,
+        frame,
+        device=drawer.ldm.device,
+        text_of=text_of(pictures, settings),
+    )
     rules = LabelRules.of(vars(settings.generation), drawer.identity["adapter"])
     return write_relabelled(out, pictures, found, rules, settings.generation.keep_negatives)

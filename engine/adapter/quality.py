@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.adapter.adapter import CARD, build_adapter, frame_of, read_card
+from engine.adapter.adapter import CARD, frame_of, read_card
 from engine.adapter.agreement import RatioSheet, measure_ratios, real_labels
 from engine.adapter.thresholds import OperatingPoints, choose_thresholds, matched_by_class, pool, without_suppressed
 from engine.adapter.train import text_of
@@ -167,7 +167,7 @@ def _predict(drawer: AdapterDrawer, settings: Settings) -> list[dict]:
     """The adapter's boxes on all of the drawer's real images, as training measures them."""
     adapter, card = drawer.adapter, drawer.adapter.card
     words = dataclasses.replace(settings, adapter=dataclasses.replace(settings.adapter, prompt=card["prompt_mode"]))
-    detector = build_adapter(adapter.reader, drawer.ldm, adapter.timestep, card["head"]["stem"]).eval()
+    detector = adapter.on(drawer.ldm)
     frame, device = frame_of(drawer.ldm, card["resolution"]), drawer.ldm.device
     return predict(detector.detect, drawer.dataset, frame, device=device, text_of=text_of(drawer.dataset, words))
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from engine.baselines.cross_attention import CrossAttentionSettings, label
 from engine.config import Settings
 from engine.data.dataset import read_dataset
-from engine.data.pixels import Frame, read_pixels, to_model
+from engine.data.pixels import Frame
 from engine.detection.build import build_detector
 from engine.detection.prediction import predict
 from engine.detection.samples import BatchSource, Source
 from engine.detection.schedule import OptimisationSettings
+from engine.detection.targets import Detections
 from engine.detection.training import fit
 from engine.errors import DatasetError
 from engine.generation.labels import LabelRules
@@ -27,7 +28,7 @@ _BATCH = 16
 
 def by_detector(data: Path, generated: Path, out: Path, settings: Settings, seed: int = 0) -> dict[str, int]:
     """Generate, then detect: the images of a generated dataset, labelled by the detector of the settings, trained on
-    the same labels (train.json of `data`) as the adapter was. Thresholds as in generation.
+    the same labels (train.json of `data`) as the adapter was. The fixed thresholds of generation decide.
 
     Returns what `write_relabelled` does. Raises DatasetError: `out` is there already, or a dataset cannot be used.
     """
@@ -42,7 +43,9 @@ def by_detector(data: Path, generated: Path, out: Path, settings: Settings, seed
     fit(built.module, batches, optimisation, "the labelling detector", device)
     built.module.eval()
     found = predict(built.module.detect, pictures, built.frame, device=device)
-    return write_relabelled(out, pictures, found, _rules(settings), settings.generation.keep_negatives)
+    generation = settings.generation
+    rules = LabelRules(generation.score_threshold, generation.ignore_threshold, generation.suppress_iou)
+    return write_relabelled(out, pictures, found, rules, generation.keep_negatives)
 
 
 def by_attention(generated: Path, out: Path, settings: Settings, ldm: str | Path) -> dict[str, int]:
@@ -60,28 +63,10 @@ def by_attention(generated: Path, out: Path, settings: Settings, ldm: str | Path
         )
     model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device)
     frame, classes = Frame(settings.ldm.resolution, model.alignment), [c.name for c in pictures.categories]
-    found: list[dict] = []
-    by_size: dict[tuple[int, int], list] = {}
-    for image in pictures.images:
-        by_size.setdefault(frame.size_of(image.width, image.height), []).append(image)
-    with tqdm(total=len(pictures.images), desc="attention", mininterval=2) as bar:
-        for size, images in by_size.items():
-            for start in range(0, len(images), _BATCH):
-                some = images[start : start + _BATCH]
-                pixels = to_model(torch.stack([read_pixels(pictures, image, size) for image in some]))
-                words = [prompts[image.id] for image in some]
-                labelled = label(model, pixels.to(model.device), words, classes, CrossAttentionSettings())
-                for image, detections in zip(some, labelled, strict=True):
-                    scale = torch.tensor([image.width / size[0], image.height / size[1]]).repeat(2)
-                    for box, index in zip(detections.boxes_xyxy * scale, detections.labels.tolist(), strict=True):
-                        x0, y0, x1, y1 = box.tolist()
-                        category = pictures.categories[index].id
-                        bbox = [x0, y0, x1 - x0, y1 - y0]
-                        found.append({"image_id": image.id, "category_id": category, "bbox": bbox, "score": 1.0})
-                bar.update(len(some))
-    return write_relabelled(out, pictures, found, _rules(settings), settings.generation.keep_negatives)
 
+    def read(pixels: Tensor, texts: list[str]) -> list[Detections]:
+        return label(model, pixels, texts, classes, CrossAttentionSettings())
 
-def _rules(settings: Settings) -> LabelRules:
-    generation = settings.generation
-    return LabelRules(generation.score_threshold, generation.ignore_threshold, generation.suppress_iou)
+    found = predict(read, pictures, frame, _BATCH, model.device, lambda image: prompts[image.id])
+    every = LabelRules(0.0, 0.0, settings.generation.suppress_iou)
+    return write_relabelled(out, pictures, found, every, settings.generation.keep_negatives)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,17 @@ class Frame:
 def read_pixels(dataset: Dataset, record: ImageRecord, size: tuple[int, int]) -> Tensor:
     """An image of the dataset at `size` (width, height): uint8 (3, H, W)."""
     return resize(load_image(dataset.image_path(record), (record.width, record.height)), size)
+
+
+def batches_of(dataset: Dataset, frame: Frame, size: int) -> Iterator[tuple[list[ImageRecord], Tensor]]:
+    """All images, up to `size` of one working size at a time: their records, and (B, 3, H, W) float32 in [-1, 1]."""
+    by_size: dict[tuple[int, int], list[ImageRecord]] = {}
+    for record in dataset.images:
+        by_size.setdefault(frame.size_of(record.width, record.height), []).append(record)
+    for working_at, records in by_size.items():
+        for start in range(0, len(records), size):
+            some = records[start : start + size]
+            yield some, to_model(torch.stack([read_pixels(dataset, record, working_at) for record in some]))
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.data.dataset import Dataset, ImageRecord
-from engine.data.pixels import Frame, read_pixels, to_model
+from engine.data.pixels import Frame, batches_of
 from engine.detection.targets import Detections
 
 
@@ -27,18 +27,13 @@ def predict(
         detect: images (B, 3, H, W) in [-1, 1] and their words -> detections in pixels of that size.
     """
     category_ids = [category.id for category in dataset.categories]
-    by_size: dict[tuple[int, int], list] = {}
-    for record in dataset.images:
-        by_size.setdefault(frame.size_of(record.width, record.height), []).append(record)
     results = []
-    for size, records in by_size.items():
-        for start in range(0, len(records), batch_size):
-            chunk = records[start : start + batch_size]
-            pixels = to_model(torch.stack([read_pixels(dataset, record, size) for record in chunk]))
-            texts = [text_of(record) if text_of else "" for record in chunk]
-            found = detect(pixels if device is None else pixels.to(device), texts)
-            for record, detections in zip(chunk, found, strict=True):
-                results += _as_results(record, size, detections, category_ids)
+    for records, pixels in batches_of(dataset, frame, batch_size):
+        texts = [text_of(record) if text_of else "" for record in records]
+        found = detect(pixels if device is None else pixels.to(device), texts)
+        size = (pixels.shape[-1], pixels.shape[-2])
+        for record, detections in zip(records, found, strict=True):
+            results += _as_results(record, size, detections, category_ids)
     return results
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.config import DetectorSettings, digest
-from engine.data.dataset import Dataset, ImageRecord
+from engine.data.dataset import Dataset, ImageRecord, subset
 from engine.data.pixels import Frame, to_model
 from engine.detection.augment import augmented
 from engine.detection.bank import Sample, SampleBank
@@ -50,11 +50,7 @@ class Source:
             data = dataclasses.replace(data, annotations=tuple(a for a in data.annotations if not a.iscrowd))
         if not keep_negatives:
             shown = {a.image_id for a in data.annotations if not a.iscrowd}
-            data = dataclasses.replace(
-                data,
-                images=tuple(image for image in data.images if image.id in shown),
-                annotations=tuple(a for a in data.annotations if a.image_id in shown),
-            )
+            data = subset(data, shown)
             if not data.images:
                 raise DatasetError(
                     f"{data.folder / data.split}.json: no image shows an object, and detector.keep_negatives is false: "

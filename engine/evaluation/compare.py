@@ -19,11 +19,10 @@ from pathlib import Path
 
 from engine.config import LdmSettings, Settings, as_dict
 from engine.curation.decisions import read_decisions
-from engine.data.dataset import Dataset, read_dataset
+from engine.data.dataset import Dataset, read_dataset, subset
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.arms import BASELINE, TREATMENT, plan_arms
 from engine.evaluation.coco_map import evaluate
-from engine.evaluation.controls import accepted_only
 from engine.evaluation.curves import precision_recall_of
 from engine.evaluation.leakage import check_leakage
 from engine.evaluation.matching import image_results
@@ -74,7 +73,7 @@ def compare(
     arms += plan_arms(train, accepted, dataclasses.replace(settings.compare, controls=()), scaled)[2:]
     leakage = _check_leakage(real, {"train": train, "generated": accepted, **others}, test, settings, ldm)
     count = list(range(seeds or settings.compare.seeds))
-    jobs = plan_jobs(arms, count, out, settings, train, accepted, test)
+    jobs = plan_jobs(arms, count, out, settings, test)
     run_jobs(jobs, test, settings, on_progress)
     multiples = {name: len(data.images) / len(train.images) for name, data in scaled.items()}
     extra = {"leakage": leakage, "further": {name: str(folder) for name, folder in (further or {}).items()}}
@@ -86,7 +85,7 @@ def _read_generated(folder: Path, train: Dataset) -> Dataset:
     drawn = read_dataset(folder, "annotations")
     _check_classes({"train.json": train, f"{folder / 'annotations.json'}": drawn})
     check_unchanged(folder, drawn.images)
-    accepted = accepted_only(drawn, read_decisions(folder, drawn))
+    accepted = subset(drawn, read_decisions(folder, drawn))
     if not accepted.images:
         raise DatasetError(f"{folder}: review accepted no image, so there is nothing to compare. Loosen `review`.")
     return accepted

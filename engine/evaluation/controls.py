@@ -6,17 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from engine.data.dataset import Annotation, Dataset, ImageRecord
+from engine.data.dataset import Annotation, Dataset, ImageRecord, subset
 from engine.errors import ConfigError
-
-
-def accepted_only(generated: Dataset, accepted: set[int]) -> Dataset:
-    """The generated dataset without the images that review rejected."""
-    return dataclasses.replace(
-        generated,
-        images=tuple(image for image in generated.images if image.id in accepted),
-        annotations=tuple(a for a in generated.annotations if a.image_id in accepted),
-    )
 
 
 def without_ignore(dataset: Dataset) -> Dataset:
@@ -37,9 +28,7 @@ def with_source_labels(real: Dataset, generated: Dataset) -> Dataset:
         ConfigError: none was drawn from a labelled image.
     """
     sources = {image.id: image for image in real.images}
-    generated = accepted_only(
-        generated, {image.id for image in generated.images if image.extra["de"].get("source_image_id") in sources}
-    )
+    generated = subset(generated, [i.id for i in generated.images if i.extra["de"].get("source_image_id") in sources])
     if not generated.images:
         raise ConfigError("compare.controls: source_labels needs images that were drawn from labelled ones; none was.")
     labels = [

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -20,8 +20,7 @@ from tqdm import tqdm
 from engine.config import CompareSettings
 from engine.curation.perceptual import nearest, perceptual_hash
 from engine.data.dataset import Dataset
-from engine.data.images import load_image
-from engine.data.pixels import Frame, read_pixels, to_model
+from engine.data.pixels import Frame, batches_of
 from engine.errors import DatasetError
 from engine.ldm.diffusion import LatentDiffusion, draw_noise
 
@@ -62,9 +61,9 @@ def check_leakage(
         return {}
     leaks = find_leaks(training, held_out, settings.leak_distance)
     if ldm is not None:
-        known = {(leak.where, leak.image) for leak in leaks}
+        known = {(leak.where, leak.image, leak.held_out) for leak in leaks}
         alike = find_alike(training, held_out, settings.leak_similarity, ldm, Frame(resolution, ldm.alignment))
-        leaks += [leak for leak in alike if (leak.where, leak.image) not in known]
+        leaks += [leak for leak in alike if (leak.where, leak.image, leak.held_out) not in known]
     for split in held_out:
         found = [leak for leak in leaks if leak.held_out == split]
         if not found:
@@ -132,33 +131,31 @@ def find_alike(
     return leaks
 
 
-@torch.no_grad()
 def embed(dataset: Dataset, ldm: LatentDiffusion, frame: Frame, name: str = "") -> Tensor:
-    """(N, 2 C) float32 on the CPU: mean and maximum over the cells of the model's coarsest features at the lowest noise
-    level, of every image, in the dataset's order."""
+    """(N, 2 C), the pooled features of every image, in the dataset's order."""
     rows: dict[int, Tensor] = {}
-    by_size: dict[tuple[int, int], list] = {}
-    for image in dataset.images:
-        by_size.setdefault(frame.size_of(image.width, image.height), []).append(image)
     with tqdm(total=len(dataset.images), desc=f"features of {name}", mininterval=2) as bar:
-        for size, images in by_size.items():
-            for start in range(0, len(images), _BATCH):
-                some = images[start : start + _BATCH]
-                pixels = to_model(torch.stack([read_pixels(dataset, image, size) for image in some]))
-                latents = ldm.encode_images(pixels.to(ldm.device))
-                noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(0)]).expand_as(latents)
-                coarsest = ldm.features(latents, 1, noise, [""] * len(some))[-1].float().cpu()
-                pooled = torch.cat([coarsest.mean(dim=(2, 3)), coarsest.amax(dim=(2, 3))], dim=1)
-                rows |= {image.id: row for image, row in zip(some, pooled, strict=True)}
-                bar.update(len(some))
+        for images, pixels in batches_of(dataset, frame, _BATCH):
+            rows |= {image.id: row for image, row in zip(images, pooled_features(ldm, pixels), strict=True)}
+            bar.update(len(images))
     return torch.stack([rows[image.id] for image in dataset.images]) if rows else torch.zeros(0, 0)
+
+
+@torch.no_grad()
+def pooled_features(ldm: LatentDiffusion, pixels: Tensor) -> Tensor:
+    """(B, 2 C) float32 on the CPU: mean and maximum over the cells of the model's coarsest features at the lowest noise
+    level, of images (B, 3, H, W) in [-1, 1]."""
+    latents = ldm.encode_images(pixels.to(ldm.device))
+    noise = draw_noise(latents.shape[1:], [torch.Generator().manual_seed(0)]).expand_as(latents)
+    coarsest = ldm.features(latents, 1, noise, [""] * len(pixels))[-1].float().cpu()
+    return torch.cat([coarsest.mean(dim=(2, 3)), coarsest.amax(dim=(2, 3))], dim=1)
 
 
 def _hashes(dataset: Dataset, name: str, mirrored: bool = False) -> Sequence[int]:
     """A hash an image; with `mirrored` two, the second of its mirror image."""
     hashes = []
     for record in tqdm(dataset.images, desc=f"hashes of {name}", mininterval=2):
-        image = load_image(dataset.image_path(record), (record.width, record.height))
-        views: list[Image.Image] = [image, ImageOps.mirror(image)] if mirrored else [image]
+        image = dataset.load(record)
+        views = [image, ImageOps.mirror(image)] if mirrored else [image]
         hashes += [perceptual_hash(view) for view in views]
     return hashes

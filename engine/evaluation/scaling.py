@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import curve_fit
 
-from engine.data.dataset import Dataset
+from engine.data.dataset import Dataset, subset
 
 _LEAST_POINTS = 4  # for a curve of three numbers
 
@@ -17,12 +16,7 @@ _LEAST_POINTS = 4  # for a curve of three numbers
 def nested_subset(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
     """`count` images of a dataset, in its order; a smaller subset of one seed is part of every larger one."""
     chosen = np.random.default_rng(seed).permutation(len(dataset.images))[:count]
-    ids = {dataset.images[place].id for place in chosen}
-    return dataclasses.replace(
-        dataset,
-        images=tuple(image for image in dataset.images if image.id in ids),
-        annotations=tuple(a for a in dataset.annotations if a.image_id in ids),
-    )
+    return subset(dataset, [dataset.images[place].id for place in chosen])
 
 
 def scaling_of(points: Sequence[tuple[float, int, Sequence[float]]], worthwhile: float) -> dict:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -63,23 +63,21 @@ def train_one(job: Job, test: Dataset, settings: Settings) -> dict:
     return {"detections": detections, "curve": record.curve, "seconds": record.seconds}
 
 
-def plan_jobs(arms, seeds, out: Path, settings: Settings, train, accepted, test) -> list[Job]:
-    """Every training with the digest of all that decides its outcome."""
-    data = [_identity(train), _identity(accepted), test.digest()]
+def plan_jobs(arms: Sequence[ArmPlan], seeds: Sequence[int], out: Path, settings: Settings, test: Dataset) -> list[Job]:
+    """Every training with the digest of all that decides its outcome, seed after seed."""
+    # A digest reads every picture: once for a dataset, however many arms and seeds train on it.
+    datasets = {id(source.dataset): source.dataset for arm in arms for source in arm.sources}
+    digests = {key: dataset.digest() for key, dataset in datasets.items()}
+    scored = test.digest()
     decides = {name: value for name, value in as_dict(settings.detector).items() if name != "save_every"}
     decides["weights_sha256"] = weights_sha256(settings.detector)
     jobs = []
     for seed in seeds:
         for arm in arms:
-            recipes = [[source.recipe(), _identity(source.dataset)] for source in arm.sources]
-            key = digest([data, arm.name, recipes, arm.steps_factor, seed, {**decides, **arm.detector}])
+            recipes = [[source.recipe(), digests[id(source.dataset)]] for source in arm.sources]
+            key = digest([scored, arm.name, recipes, arm.steps_factor, seed, {**decides, **arm.detector}])
             jobs.append(Job(arm, seed, out / "arms" / arm.name / f"seed-{seed}.json", key))
     return jobs
-
-
-def _identity(dataset: Dataset) -> list:
-    """Of a dataset, some images of which may be left out."""
-    return [dataset.digest(), [image.id for image in dataset.images]]
 
 
 def run_jobs(jobs: list[Job], test: Dataset, settings: Settings, on_progress: Callable[[int, int], None]) -> None:

@@ -5,12 +5,12 @@ import shutil
 import pytest
 
 from engine.config import CONTROLS, load_settings
+from engine.curation.decisions import Decisions, write_decisions
 from engine.data.dataset import read_dataset, write_dataset
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.arms import plan_arms
 from engine.evaluation.compare import compare
 from engine.evaluation.controls import (
-    accepted_only,
     mean_score,
     permuted,
     unlabelled,
@@ -78,10 +78,15 @@ def test_equal_real_brings_its_own_baseline_and_names_are_folders(world_folder, 
             plan_arms(real, drawn, settings, {name: drawn})
 
 
-def test_rejected_images_take_no_part(generated):
-    drawn = read_dataset(generated, "annotations")
-    kept = accepted_only(drawn, {2, 3})
-    assert {i.id for i in kept.images} == {2, 3} and {a.image_id for a in kept.annotations} <= {2, 3}
+def test_rejected_images_take_no_part(world_folder, generated, tmp_path):
+    folder = shutil.copytree(generated, tmp_path / "de")
+    drawn = read_dataset(folder, "annotations")
+    rejected = {image.id: "duplicate: of another" for image in drawn.images[2:]}
+    write_decisions(folder, drawn, Decisions(frozenset(i.id for i in drawn.images[:2]), rejected, {}))
+    results = compare(world_folder, folder, tmp_path / "out", load_settings(None, [*FAST, "ldm.device=cpu"]), seeds=2)
+    train = len(read_dataset(world_folder, "train").images)
+    assert results["arms"]["real+de"]["train_images"] == train + 2
+    assert results["generated"]["rejected"] == {"duplicate": len(rejected)}
 
 
 def test_a_comparison_leaves_results_and_report_and_goes_on_where_it_stopped(world_folder, generated, tmp_path):
@@ -132,7 +137,7 @@ def test_a_training_that_was_stopped_goes_on(world_folder, generated, tmp_path, 
     )
 
     def job(out):
-        return trainings.plan_jobs(plan_arms(real, drawn, settings.compare), [0], out, settings, real, drawn, test)[1]
+        return trainings.plan_jobs(plan_arms(real, drawn, settings.compare), [0], out, settings, test)[1]
 
     unbroken = trainings.train_one(job(tmp_path / "unbroken"), test, settings)
 

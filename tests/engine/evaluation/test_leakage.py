@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from engine.config import load_settings
-from engine.data.dataset import read_dataset, write_dataset
+from engine.data.dataset import read_dataset, subset, write_dataset
 from engine.data.pixels import Frame
 from engine.errors import DatasetError
 from engine.evaluation.leakage import check_leakage, find_alike, find_leaks
@@ -69,3 +69,15 @@ def test_features_find_copies_too(splits, tmp_path):
     everything = {"generated": copies, "train": splits["train"]}
     alike = find_alike(everything, {"test": splits["test"]}, 0.9, ldm, Frame(64, ldm.alignment))
     assert {leak.image for leak in alike if leak.where == "generated"} == {"copy-0.jpg", "copy-1.jpg"}
+
+
+def test_an_image_that_repeats_two_splits_stops_whichever_search_finds_the_test_image(splits, tmp_path):
+    """Its validation twin differs in few bits; its test twin is so alike in features alone (a limit that says so)."""
+    copies = with_copies(splits, lambda p: p, tmp_path / "de")
+    one = subset(copies, [1])
+    ldm = load_ldm(embedded_folder(), device="cpu")
+    held_out = {"val": one, "test": subset(splits["val"], [splits["val"].images[0].id])}
+    settings = dataclasses.replace(SETTINGS, leak_similarity=-1.0)
+    assert {leak.held_out for leak in find_leaks({"train": one}, held_out, settings.leak_distance)} == {"val"}
+    with pytest.raises(DatasetError, match="repeat images of test.json"):
+        check_leakage({"train": one}, held_out, settings, ldm, 64)
