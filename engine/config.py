@@ -221,6 +221,7 @@ CONTROLS = (  # built in engine/evaluation/arms.py
     "strong_augmentation",
     "strong_augmentation+de",
     "generated_first",
+    "pretrained",
     "score_weighted",
 )
 
@@ -232,7 +233,9 @@ class CompareSettings:
     seeds: int = _limit(3, 2, 100, help="trainings per arm")
     generated_share: float = _limit(0.5, 0.0, 1.0, help="share of generated images in each batch of the DE arm")
     controls: tuple[str, ...] = _limit((), help=f"further arms: {', '.join(CONTROLS)}")
-    generated_until: float = _limit(0.7, 0.0, 1.0, help="generated_first: share of the steps that is mixed")
+    generated_until: float = _limit(
+        0.7, 0.0, 1.0, help="share of the steps that is mixed (generated_first) or generated alone (pretrained)"
+    )
     scaling: tuple[float, ...] = _limit((), help="[1, 2, 4]: arms with so many times the real images generated")
     worthwhile_gain: float = _limit(0.5, 0.0, 100.0, help="mAP points that doubling the generated images must gain")
     leakage: str = _limit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -92,3 +93,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Have the file `source` at `target` too, as one file on the disk where it can be; what is there already stays."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another disk, or a file system without links
+        shutil.copyfile(source, target)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 
 from engine.data.dataset import Dataset, ImageRecord, read_dataset, splits_of, write_dataset
+from engine.data.files import link_or_copy
 from engine.data.sources import TRAIN, UNLABELLED
 from engine.errors import DatasetError
 
@@ -51,12 +51,12 @@ def write_subset(data: Path, out: Path, count: int, seed: int = 0) -> dict[str, 
     kept = {split: read_dataset(data, split) for split in _KEPT if split in splits_of(data)}
     chosen = {image.id for image in choose_labelled(train, count, seed)}
     labelled = [image for image in train.images if image.id in chosen]
-    rest = [_bare(image) for image in train.images if image.id not in chosen]
+    rest = [without_caption(image) for image in train.images if image.id not in chosen]
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     for dataset in (train, *kept.values()):
         for image in dataset.images:
-            _link(dataset.image_path(image), partial / "images" / image.file_name)
+            link_or_copy(dataset.image_path(image), partial / "images" / image.file_name)
     boxes = [annotation for annotation in train.annotations if annotation.image_id in chosen]
     write_dataset(partial, TRAIN, labelled, boxes, train.categories)
     write_dataset(partial, UNLABELLED, rest, [], train.categories)
@@ -67,16 +67,6 @@ def write_subset(data: Path, out: Path, count: int, seed: int = 0) -> dict[str, 
     return {TRAIN: len(labelled), UNLABELLED: len(rest), **sizes}
 
 
-def _bare(image: ImageRecord) -> ImageRecord:
-    """Without its caption: whoever has no labels has no words that name the objects either."""
+def without_caption(image: ImageRecord) -> ImageRecord:
+    """An image without its caption: whoever has no labels has no words that name the objects either."""
     return dataclasses.replace(image, extra={k: v for k, v in image.extra.items() if k != "caption"})
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        return
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another disk, or a file system without links
-        shutil.copyfile(source, target)

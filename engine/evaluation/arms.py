@@ -49,6 +49,11 @@ def plan_arms(
         sources = (Source(real, 1 - share), Source(generated, share, last=until))
         return ArmPlan("generated_first", sources, 1.0, f"mixed for {until:.0%} of the steps, then real alone")
 
+    def pretrained() -> ArmPlan:
+        until = settings.generated_until
+        sources = (Source(real, first=until), Source(generated, last=until))
+        return ArmPlan("pretrained", sources, 1.0, f"generated images alone for {until:.0%} of the steps, then real")
+
     def score_weighted() -> ArmPlan:
         weights = mean_score(generated)
         if not any(weights.values()):
@@ -92,6 +97,7 @@ def plan_arms(
             "strong_augmentation+de", generated, f"{TREATMENT}, with strong augmentation", detector=strong
         ),
         "generated_first": generated_first,
+        "pretrained": pretrained,
         "score_weighted": score_weighted,
     }
     names = list(dict.fromkeys(settings.controls))

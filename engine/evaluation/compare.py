@@ -131,7 +131,7 @@ def _write(
             [evaluate(test, results_of[arm.name, s]["detections"]) for s in seeds],
             [results_of[arm.name, s]["curve"] for s in seeds],
             sum(len(source.dataset.images) for source in arm.sources),
-            sum(s.share for s in arm.sources[1:]),
+            sum(s.share * (s.last - s.first) for s in arm.sources[1:]),
             [results_of[arm.name, s]["seconds"] for s in seeds],
             {"note": arm.note, "steps": round(settings.detector.steps * arm.steps_factor)},
         )

@@ -44,7 +44,7 @@ SECTIONS = ("settings", "versions", "data", "generated", "adapter")
 class Arm:
     """One way of training: its test scores, losses ((step, loss) pairs) and training seconds, each once per seed.
 
-    train_images: different images that it may draw; generated_share: share of generated images in its batches.
+    train_images: different images that it may draw; generated_share: of its batches, over all steps.
     """
 
     name: str

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from engine.config import Settings, as_dict
-from engine.data.dataset import Dataset, read_dataset, splits_of
+from engine.data.dataset import Dataset, splits_of
 from engine.data.images import load_image
 from engine.data.pixels import Frame, read_pixels, resize, to_model
+from engine.data.sources import read_sources
 from engine.errors import DatasetError
 from engine.ldm.autoencoder import train_decoder
 from engine.ldm.denoising import Batch, DenoisingSettings, DenoisingTrainer
@@ -60,7 +61,8 @@ def adapt_ldm(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dic
     """Fine-tune `ldm` to the training images of `data` and save a whole pipeline folder `out`. Resumes.
 
     Args:
-        data: a dataset folder (only train.json's images are used), or a folder of images without any json.
+        data: a dataset folder (only the images of train.json are used, and with generation.unlabelled those of
+            unlabelled.json, which are drawn from too), or a folder of images without any json.
 
     Returns:
         The record that is also written to `out`/adaptation.json.
@@ -180,7 +182,7 @@ def _read_pictures(data: Path, frame: Frame, settings: Settings) -> dict[tuple[i
     """Training pictures by working size."""
     pictures: dict[tuple[int, int], list[_Picture]] = {}
     if data.is_dir() and splits_of(data):
-        dataset = read_dataset(data, "train")
+        dataset = read_sources(data, settings.generation.unlabelled)
         for record in dataset.images:
             size = frame.size_of(record.width, record.height)
             prompt = _prompt_of(dataset, record, settings)

@@ -37,6 +37,7 @@ COMMANDS = {
     "verify": ("--store",),
     "review": ("--real",),
     "compare": ("--real", "--generated", "--out", "--seeds"),
+    "study": ("--real", "--out", "--target", "--sizes", "--detectors", "--times", "--fit", "--seeds"),
     "app": ("--port",),
     "up": ("--port",),
 }

@@ -45,6 +45,7 @@ def test_arms_train_on_what_their_names_say(world_folder, generated):
     assert arms["strong_augmentation"].detector == {"augment": "strong"} == arms["strong_augmentation+de"].detector
     assert [len(arms[f"strong_augmentation{de}"].sources) for de in ("", "+de")] == [1, 2]
     assert [(s.first, s.last) for s in arms["generated_first"].sources] == [(0, 1), (0, 0.7)]
+    assert [(s.first, s.last) for s in arms["pretrained"].sources] == [(0.7, 1), (0, 0.7)]
     assert arms["score_weighted"].sources[1].weights == mean_score(drawn)
     assert not any(a.iscrowd for a in without_ignore(drawn).annotations) and any(a.iscrowd for a in drawn.annotations)
     with pytest.raises(ConfigError, match="unknown nonsense"):

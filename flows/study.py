@@ -1,0 +1,185 @@
+"""A study step by step: for each case the adapter, the images, their review, the neighbours, the comparison.
+
+Every step leaves its folder and is not done again; cases with the same labels share adapter and images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import Settings, as_dict, digest
+from engine.data.across_domains import write_across_domains
+from engine.data.dataset import read_dataset
+from engine.data.files import write_atomically
+from engine.data.sources import TRAIN, UNLABELLED, has_unlabelled
+from engine.data.subset import write_subset
+from engine.errors import RunConflict
+from engine.evaluation.study import study_of, write_study
+from flows.study_presets import Case
+
+MARK = "request.json"
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """What a study is of: the dataset, the model, images drawn per picture that may be drawn from, and the settings.
+
+    open_settings: the model and the checked settings, with overrides beside the user's.
+    """
+
+    preset: str
+    real: Path
+    target: Path | None
+    out: Path
+    times: float
+    seed: int
+    fit: bool
+    seeds: int | None
+    open_settings: Callable[[Sequence[str]], tuple[str, Settings]]
+
+
+def run_study(request: StudyRequest, cases: Sequence[Case], tell: Callable[[str], None]) -> dict:
+    """Run every case and write study.json and study.html. Returns the content of study.json.
+
+    Raises:
+        RunConflict: `out` holds a study of other data, model or settings.
+        DatasetError, ModelError, ConfigError, RunFailed: of the steps.
+    """
+    from engine.report.study_page import write_study_page
+
+    _claim(request)
+    results = {}
+    for number, case in enumerate(cases, start=1):
+        tell(f"{request.preset}, case {number} of {len(cases)}: {case.name}")
+        results[case.name] = _run_case(request, case, tell)
+        study = study_of(request.preset, results)  # after every case: a study that is stopped shows what it has
+        write_study(request.out, study)
+        write_study_page(request.out, study)
+    return study
+
+
+def _claim(request: StudyRequest) -> None:
+    """Write down what the study is of, or refuse a folder that holds another."""
+    model, settings = request.open_settings(())
+    wanted = {
+        "preset": request.preset,
+        "real": read_dataset(request.real, TRAIN).digest(),
+        "target": None if request.target is None else read_dataset(request.target, TRAIN).digest(),
+        "model": Path(model).name,
+        "times": request.times,
+        "seed": request.seed,
+        "fit": request.fit,
+        "settings": digest({name: values for name, values in as_dict(settings).items() if name != "compare"}),
+    }
+    path = request.out / MARK
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key in wanted if found.get(key) != wanted[key]]
+        if changed:
+            raise RunConflict(
+                f"{request.out} holds a study with other {', '.join(changed)}. Give another --out, or remove it."
+            )
+        return
+    request.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(wanted, indent=1) + "\n").encode())
+
+
+def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) -> dict:
+    from engine.evaluation.compare import compare
+
+    drawing = (f"generation.unlabelled={str(case.unlabelled).lower()}",)
+    model, settings = request.open_settings((*drawing, *case.overrides))
+    data = _dataset(request, case)
+    key = data.name + ("-all" if case.unlabelled else "")
+    if request.fit:
+        model = _fitted(data, model, request.out / "ldm" / key, settings, tell)
+    adapter = _adapter(data, model, request.out / "adapters" / key, settings, tell)
+    generated = _generated(request, data, model, adapter, request.out / "generated" / key, settings, tell)
+    further = {}
+    if case.semi:
+        further["semi"] = _labelled(data, model, adapter, request.out / "labelled" / key, settings)
+    for name in case.neighbours:
+        further[name] = _neighbour(name, request, data, generated, model, request.out / name / key, settings)
+    out = request.out / "cases" / case.name.replace(" ", "-").replace(":", "-")
+    return compare(data, generated, out, settings, request.seeds, further=further)
+
+
+def _dataset(request: StudyRequest, case: Case) -> Path:
+    out = request.out / "data"
+    if request.target is not None:
+        folder = out / "across"
+        if not folder.exists():
+            write_across_domains(request.real, request.target, folder)
+        return folder
+    if case.labels is None:
+        return request.real
+    folder = out / str(case.labels)
+    if not folder.exists():
+        write_subset(request.real, folder, case.labels, request.seed)
+    return folder
+
+
+def _fitted(data: Path, model: str, out: Path, settings: Settings, tell: Callable[[str], None]) -> str:
+    from engine.ldm.adapt import adapt_ldm
+    from engine.ldm.folder import ADAPTATION
+
+    if not (out / ADAPTATION).is_file():
+        tell(f"  fit the diffusion model to the pictures of {data}")
+        adapt_ldm(data, model, out, settings)
+    return str(out)
+
+
+def _adapter(data: Path, model: str, out: Path, settings: Settings, tell: Callable[[str], None]) -> Path:
+    from engine.adapter.train import train_adapter
+    from tasks.adapter import find_trained
+
+    card = find_trained(data, model, out, settings)
+    if card is None:
+        tell(f"  train the adapter on {data}")
+        card = train_adapter(data, model, out, settings)
+    score = (card.get("validation") or {}).get("map")
+    tell(f"  adapter: AP {'–' if score is None else f'{100 * score:.1f}'} on validation images")
+    return out
+
+
+def _generated(request, data: Path, model: str, adapter: Path, out: Path, settings: Settings, tell) -> Path:
+    from engine.generation.run import generate
+    from tasks.review import review
+
+    sources = len(read_dataset(data, TRAIN).images)
+    if settings.generation.unlabelled and has_unlabelled(data):
+        sources += len(read_dataset(data, UNLABELLED).images)
+    images = max(1, round(request.times * sources))
+    workers = max(1, min(4, os.cpu_count() or 1)) if settings.ldm.device in ("auto", "cpu") else 1
+    generate(data, model, adapter, out, images, request.seed, settings, workers)
+    summary = review(out, data, settings, fiftyone="off")
+    tell(f"  {images} images drawn, {summary.accepted} accepted")
+    return out
+
+
+def _labelled(data: Path, model: str, adapter: Path, out: Path, settings: Settings) -> Path:
+    from engine.adapter.pseudo_labels import label_pictures
+
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        label_pictures(data, model, adapter, out, settings)
+    return out
+
+
+def _neighbour(name: str, request, data: Path, generated: Path, model: str, out: Path, settings: Settings) -> Path:
+    from engine.baselines.copy_paste import copy_paste
+    from engine.baselines.relabelling import by_attention, by_detector
+
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if name == "copy-paste":
+            copy_paste(data, out, len(read_dataset(generated, "annotations").images), request.seed)
+        elif name == "detector":
+            by_detector(data, generated, out, settings, request.seed)
+        else:
+            by_attention(generated, out, settings, model)
+    return out

@@ -1,0 +1,102 @@
+"""The settings in which generated data is claimed to help, as cases that `de study` runs one after the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engine.errors import ConfigError
+
+SIZES = ("1%", "5%", "10%", "50", "150", "500")
+DETECTORS = ("small", "small:retinanet", "small:fasterrcnn", "small:rtdetr")
+NEIGHBOURS = ("copy-paste", "inpaint", "detector", "attention")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison of a study.
+
+    Attributes:
+        name: its folder and its row.
+        labels: how many of the training images keep their labels; None for all.
+        unlabelled: draw from the other pictures too.
+        overrides: settings section.key=value of the comparison, beside the user's.
+        semi: an arm with the adapter's labels on the unlabelled pictures as they are.
+        neighbours: names of `engine.baselines`, an arm each.
+    """
+
+    name: str
+    labels: int | None = None
+    unlabelled: bool = False
+    overrides: tuple[str, ...] = ()
+    semi: bool = False
+    neighbours: tuple[str, ...] = ()
+
+
+def data_sparse(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
+    """Few pictures, all labelled, and no others."""
+    return [Case(f"{count} images", count) for count in counts(images, sizes)]
+
+
+def label_scarce(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
+    """Few labels, and pictures without any: images are drawn from all of them."""
+    return [Case(f"{count} labels", count, unlabelled=True) for count in counts(images, sizes) if count < images]
+
+
+def semi_supervised(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
+    """As label-scarce, beside the adapter's labels on the pictures as they are, which is what drawing has to beat."""
+    cases = [Case(f"{count} labels", count, True, semi=True) for count in counts(images, sizes) if count < images]
+    return cases
+
+
+def pretrain(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
+    """Generated images first, real ones alone afterwards, in the same number of steps."""
+    return [
+        Case(f"{count} images", count, overrides=("compare.controls=[pretrained, generated_first]",))
+        for count in counts(images, sizes)
+    ]
+
+
+def several_detectors(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
+    """The same generated images, another detector each time."""
+    return [Case(name, overrides=(f"detector.name={name}",)) for name in detectors]
+
+
+def neighbours(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
+    """Other ways to more labelled images, of the same labels, in one table."""
+    return [Case(f"{count} images", count, neighbours=NEIGHBOURS) for count in counts(images, sizes)]
+
+
+def cross_domain(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
+    """Labels in one domain, pictures and the test in another: `--target`."""
+    return [Case("across domains", unlabelled=True, semi=True)]
+
+
+PRESETS: dict[str, Callable[[int, Sequence[str], Sequence[str]], list[Case]]] = {
+    "data-sparse": data_sparse,
+    "label-scarce": label_scarce,
+    "semi-supervised": semi_supervised,
+    "cross-domain": cross_domain,
+    "pretrain": pretrain,
+    "detectors": several_detectors,
+    "neighbours": neighbours,
+}
+
+
+def counts(images: int, sizes: Sequence[str]) -> list[int]:
+    """Numbers of images out of texts such as 10% and 150: growing, each once, those that there are at least 2 of.
+
+    Raises:
+        ConfigError: a text that is no such size, or nothing is left.
+    """
+    found = set()
+    for text in sizes:
+        if not re.fullmatch(r"\d+(\.\d+)?%|\d+", text):
+            raise ConfigError(f"--sizes {text}: write a number of images, or a percentage such as 10%.")
+        share = text.endswith("%")
+        found.add(round(images * float(text[:-1]) / 100) if share else int(text))
+    usable = sorted(count for count in found if 2 <= count <= images)
+    if not usable:
+        raise ConfigError(f"--sizes {','.join(sizes)}: none is between 2 and the {images} training images there are.")
+    return usable

@@ -1,0 +1,87 @@
+"""`de study`: the cases of each preset, and one study from labels to the table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from engine.data.world import write_world
+from engine.errors import ConfigError
+from flows.cli import app
+from flows.study_presets import PRESETS, counts
+
+SMALL = [
+    *("adapter.steps=2", "adapter.batch_size=4", "adapter.width=32", "adapter.cache_views=1"),
+    *("detector.steps=2", "detector.width=32", "detector.convs=1", "detector.batch_size=4"),
+    *("generation.steps=2", "generation.score_threshold=0.01", "generation.ignore_threshold=0.01"),
+    *("generation.keep_negatives=true", "compare.bootstrap=0"),
+]
+
+
+def test_sizes_are_numbers_and_shares_of_what_there_is():
+    assert counts(200, ["1%", "5%", "10%", "50", "150", "500"]) == [2, 10, 20, 50, 150]
+    assert counts(100, ["50%", "50"]) == [50]
+    with pytest.raises(ConfigError, match="ten"):
+        counts(100, ["ten"])
+    with pytest.raises(ConfigError, match="between 2 and the 100"):
+        counts(100, ["1%", "500"])
+
+
+def test_presets_say_what_each_case_may_see():
+    for name, cases in PRESETS.items():
+        for case in cases(200, ["10%", "200"], ["small", "small:rtdetr"]):
+            assert case.unlabelled == (name in ("label-scarce", "semi-supervised", "cross-domain"))
+            assert case.semi == (name in ("semi-supervised", "cross-domain"))
+            assert not (case.unlabelled and case.labels == 200)  # nothing is unlabelled then
+    assert [c.overrides for c in PRESETS["detectors"](200, ["10%"], ["a", "b"])] == [
+        ("detector.name=a",),
+        ("detector.name=b",),
+    ]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "world"
+    write_world(folder, 8, 3, 3, seed=3)
+    return folder
+
+
+def study(*arguments):
+    settings = [word for text in SMALL for word in ("--set", text)]
+    return CliRunner().invoke(app, ["study", *map(str, arguments), "--ldm", "world", "--seeds", "2", *settings])
+
+
+def test_a_study_runs_from_labels_to_the_table_and_does_nothing_twice(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = study("semi-supervised", "--real", world, "--out", "out", "--sizes", "50%", "--times", "0.5")
+    assert first.exit_code == 0, first.output
+    rows = json.loads((tmp_path / "out" / "study.json").read_text())["rows"]
+    assert [(row["case"], row["train_images"], row["arm"]) for row in rows] == [
+        ("4 labels", 4, "real+de"),
+        ("4 labels", 4, "semi"),
+    ]
+    assert "| 4 labels | 4 |" in first.output and (tmp_path / "out" / "study.html").is_file()
+    drawn = json.loads((tmp_path / "out" / "generated" / "4-all" / "manifest.json").read_text())
+    assert drawn["counts"]["planned"] == 4  # half as many as the 8 pictures that it may draw from
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    made |= {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("seed-*.json")}
+    again = study("semi-supervised", "--real", world, "--out", "out", "--sizes", "50%", "--times", "0.5")
+    assert again.exit_code == 0, again.output
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    other = study("semi-supervised", "--real", world, "--out", "out", "--sizes", "50%", "--times", "2")
+    assert other.exit_code == 2 and "holds a study with other times" in other.output
+
+
+def test_what_makes_no_sense_is_said_in_one_message(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, words in (
+        (("nonsense",), "write one of data-sparse"),
+        (("cross-domain",), "--target DIR"),
+        (("pretrain", "--target", world), "--target DIR"),
+        (("pretrain", "--sizes", "x"), "--sizes x"),
+    ):
+        result = study(*arguments, "--real", world, "--out", "out")
+        assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
