@@ -12,6 +12,7 @@ from flows import (
     run_commands,
     step_commands,
     study_commands,
+    tune_command,
 )
 from flows.exits import GuardedGroup, quiet_logging
 
@@ -47,6 +48,7 @@ for name, function in {
     "review": step_commands.review,
     "compare": step_commands.compare,
     "study": study_commands.study,
+    "tune": tune_command.tune,
     "app": run_commands.app,
     "up": run_commands.up,
 }.items():

@@ -5,7 +5,6 @@ Every step leaves its folder and is not done again; cases with the same labels s
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,11 @@ from pathlib import Path
 from engine.config import Settings, as_dict, digest
 from engine.data.across_domains import write_across_domains
 from engine.data.dataset import read_dataset
-from engine.data.files import write_atomically
 from engine.data.sources import TRAIN, UNLABELLED, has_unlabelled
 from engine.data.subset import write_subset
-from engine.errors import RunConflict
 from engine.evaluation.study import study_of, write_study
+from flows.claim import claim
 from flows.study_presets import Case
-
-MARK = "request.json"
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,7 @@ def run_study(request: StudyRequest, cases: Sequence[Case], tell: Callable[[str]
 def _claim(request: StudyRequest) -> None:
     """Write down what the study is of, or refuse a folder that holds another."""
     model, settings = request.open_settings(())
+    sections = {name: values for name, values in as_dict(settings).items() if name != "compare"}
     wanted = {
         "preset": request.preset,
         "real": read_dataset(request.real, TRAIN).digest(),
@@ -73,19 +70,9 @@ def _claim(request: StudyRequest) -> None:
         "times": request.times,
         "seed": request.seed,
         "fit": request.fit,
-        "settings": digest({name: values for name, values in as_dict(settings).items() if name != "compare"}),
+        "settings": digest(sections),
     }
-    path = request.out / MARK
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in wanted if found.get(key) != wanted[key]]
-        if changed:
-            raise RunConflict(
-                f"{request.out} holds a study with other {', '.join(changed)}. Give another --out, or remove it."
-            )
-        return
-    request.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(wanted, indent=1) + "\n").encode())
+    claim(request.out, wanted, "study")
 
 
 def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) -> dict:

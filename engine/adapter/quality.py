@@ -62,7 +62,7 @@ def measure_quality(
         raise DatasetError(
             f"{data / 'val.json'} holds no image to measure on. Set some aside with de import --val 0.2."
         )
-    detections = _predict(drawer, settings)
+    detections = predict_sources(drawer, settings)
     wanted = settings.adapter.wanted_precision
     thresholds = choose_thresholds(val, detections, wanted, settings.generation.suppress_iou)
     rules = _rules(settings, thresholds)
@@ -163,7 +163,7 @@ def _open(settings: Settings) -> Settings:
     return dataclasses.replace(settings, generation=generation)
 
 
-def _predict(drawer: AdapterDrawer, settings: Settings) -> list[dict]:
+def predict_sources(drawer: AdapterDrawer, settings: Settings) -> list[dict]:
     """The adapter's boxes on all of the drawer's real images, as training measures them."""
     adapter, card = drawer.adapter, drawer.adapter.card
     words = dataclasses.replace(settings, adapter=dataclasses.replace(settings.adapter, prompt=card["prompt_mode"]))

@@ -38,6 +38,7 @@ COMMANDS = {
     "review": ("--real",),
     "compare": ("--real", "--generated", "--out", "--seeds"),
     "study": ("--real", "--out", "--target", "--sizes", "--detectors", "--times", "--fit", "--seeds"),
+    "tune": ("--data", "--adapter", "--out", "--minutes", "--images"),
     "app": ("--port",),
     "up": ("--port",),
 }
