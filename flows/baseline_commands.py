@@ -34,6 +34,30 @@ def copy_paste(
     _say(out, run(data, out, images, seed))
 
 
+@app.command("inpaint")
+def inpaint(
+    data: Data,
+    out: Out,
+    images: Annotated[int, typer.Option("--images", metavar="N", min=1, help="Pictures to make.")],
+    ldm: Ldm = None,
+    strength: Annotated[
+        float, typer.Option("--strength", help="Encode ratio, 0 to 1: how far the background is drawn anew.")
+    ] = 0.8,
+    seed: Seed = 0,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Keep the objects of training images, with their boxes, and have the background drawn anew.
+
+    Example: de baseline inpaint --data data/bccd --ldm models/bccd-ldm --out runs/bccd-inpaint --images 400
+    """
+    from engine.baselines.inpaint import inpaint as run
+    from tasks.settings import open_settings
+
+    model, settings = open_settings(params, overrides or [], ldm)
+    _say(out, run(data, out, settings, model, images, seed, strength))
+
+
 @app.command("detector")
 def detector(
     data: Data, generated: Drawn, out: Out, seed: Seed = 0, params: Params = None, overrides: Overrides = None

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 from tqdm import tqdm
 
+from engine.baselines.masks import corners_of, mask_of
 from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, write_dataset
 from engine.data.images import load_image
-from engine.data.segmentation import decode_masks, segmentation_rle
 from engine.errors import DatasetError
 from engine.generation.relabel import refuse_existing
 
@@ -80,10 +80,10 @@ def cut_objects(train: Dataset) -> list[CutOut]:
             continue
         pixels = np.asarray(_load(train, record))
         for annotation in objects:
-            x0, y0, x1, y1 = _corners(annotation.bbox_xywh, record)
+            x0, y0, x1, y1 = corners_of(annotation.bbox_xywh, (record.width, record.height))
             if min(x1 - x0, y1 - y0) < LEAST_SIDE:
                 continue
-            mask = _mask_of(annotation, record)[y0:y1, x0:x1]
+            mask = mask_of(annotation, record)[y0:y1, x0:x1]
             if mask.any():
                 found.append(CutOut(pixels[y0:y1, x0:x1].copy(), mask, annotation.category_id))
     return found
@@ -94,7 +94,7 @@ def paste_onto(
 ) -> tuple[Image.Image, list[tuple[int, tuple[float, float, float, float], int]]]:
     """A training image, perhaps mirrored, with one to three cut-outs on it, and its boxes (category, XYWH, iscrowd)."""
     canvas = _load(train, record)
-    placed = [(a.category_id, _mask_of(a, record), a.iscrowd, a.bbox_xywh) for a in train.annotations_of(record.id)]
+    placed = [(a.category_id, mask_of(a, record), a.iscrowd, a.bbox_xywh) for a in train.annotations_of(record.id)]
     if rng.random() < 0.5:
         canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         width = record.width
@@ -143,28 +143,6 @@ def _placed(cut: CutOut, record: ImageRecord, rng: np.random.Generator) -> tuple
     layer.paste(image, corner)
     whole.paste(mask, corner)
     return layer, np.asarray(whole) > 127
-
-
-def _mask_of(annotation: Annotation, record: ImageRecord) -> np.ndarray:
-    """(H, W) bool; the box where the object has no segmentation that can be read."""
-    shape = annotation.extra.get("segmentation")
-    if shape and not annotation.iscrowd:
-        try:
-            size = (record.width, record.height)
-            return np.asarray(decode_masks([segmentation_rle(shape, size, size)], size)[0], dtype=bool)
-        except ValueError:
-            pass
-    mask = np.zeros((record.height, record.width), dtype=bool)
-    x0, y0, x1, y1 = _corners(annotation.bbox_xywh, record)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
-
-def _corners(bbox_xywh: tuple[float, float, float, float], record: ImageRecord) -> tuple[int, int, int, int]:
-    """Whole pixels around a box, inside the image."""
-    x, y, w, h = bbox_xywh
-    x0, y0 = max(0, int(np.floor(x))), max(0, int(np.floor(y)))
-    return x0, y0, min(record.width, int(np.ceil(x + w))), min(record.height, int(np.ceil(y + h)))
 
 
 def _load(train: Dataset, record: ImageRecord) -> Image.Image:
