@@ -11,10 +11,8 @@ draws of the classes elsewhere, as words of the prompt invite it to, has no box 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,12 +22,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.baselines.masks import mask_of, scaled
+from engine.baselines.request import BaselineRequest, Outcome
 from engine.config import Settings
 from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, write_dataset
 from engine.data.pixels import read_pixels, to_model, to_uint8
-from engine.errors import ConfigError, RunFailed
-from engine.generation.plan import Plan, PlannedItem, item_file, make_plan
-from engine.generation.relabel import refuse_existing
+from engine.errors import RunFailed
+from engine.generation.plan import PlannedItem, item_file, make_plan
 from engine.generation.room import Room, draw_in_room
 from engine.ldm.device import one_thread
 from engine.ldm.diffusion import LatentDiffusion, load_ldm
@@ -37,69 +35,44 @@ from engine.ldm.encoder import Encoder
 from engine.ldm.jobs import How, Job, SampleRequest, stack_rows
 from engine.ldm.stream import Stream
 
-# Seen on the embedded world, 12 images side by side: at 0.4 and 0.6 the background keeps its layout and little but its
-# small clutter changes; at 0.8 it takes other colours and clutter, and 2 of 12 get a patch that looks like part of an
-# object; at 1.0 half of them do.
-STRENGTH = 0.8
 RIM = 1 / 64  # of the short edge: what is kept around an object, for its shadow and its blurred edge
 FEATHER = 0.7  # pixels, standard deviation of the edge between kept and drawn
 
 
-def inpaint(
-    data: Path,
-    out: Path,
-    settings: Settings,
-    ldm: str | Path,
-    images: int,
-    seed: int = 0,
-    strength: float = STRENGTH,
-) -> dict[str, int]:
-    """Write a dataset folder of `images` pictures made of train.json of `data`, for `de compare --arm`.
+def inpaint(request: BaselineRequest) -> Outcome:
+    """Draw `request.images` pictures around the objects of train.json of `request.data`.
 
-    Sources, seeds, prompts, guidance and sampler are those that `de generate` would plan with the same settings; drawn
-    is at `ldm.resolution`, and boxes are those of the source at that size. Ignore regions are kept as objects are.
-
-    Args:
-        ldm: diffusion model, a folder or hub id. strength: encode ratio, above 0 and up to 1, of all images.
-
-    Returns:
-        Numbers of images, boxes and ignored (regions).
+    Sources, seeds, prompts, encode ratios, guidance and sampler are those that `de generate` would plan with the same
+    settings; drawn is at `ldm.resolution`, and boxes are those of the source at that size. Ignore regions are kept as
+    objects are.
 
     Raises:
-        ConfigError: a strength, a seed or a number of images that cannot be. ModelError: the model cannot be used.
-        DatasetError: `out` is there already, or `data` cannot be used.
-        RunFailed: pixels that are not finite, or too little memory for a single image.
+        ConfigError: a seed or a number of images that cannot be. ModelError: the diffusion model cannot be used.
+        DatasetError: the data cannot be used. RunFailed: pixels that are not finite, or too little memory for one.
     """
-    if not 0 < strength <= 1:
-        raise ConfigError(f"The strength of inpainting must be above 0 and up to 1, not {strength!r}.")
-    refuse_existing(out)
-    train = read_dataset(data, "train")
-    model = load_ldm(ldm, settings.ldm.revision, settings.ldm.dtype, settings.ldm.device)
-    painter = Painter(train, model, settings)
-    plan = plan_backgrounds(train, model, settings, images, seed, strength)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "images").mkdir(parents=True)
-    items = sorted(plan.items, key=lambda item: (_size(item), item.item))  # sizes together: calls are of one size
-    drawn = tqdm(zip(items, painter.draw(items), strict=True), "inpaint", len(items), mininterval=2)
-    for item, picture in drawn:
-        path = partial / "images" / item_file(item.item)
-        picture.save(path, "JPEG", quality=settings.generation.jpeg_quality, subsampling=0)
-    records = [_record(item) for item in items]
-    labels = _labels(train, plan.items)
-    write_dataset(partial, "annotations", records, labels, train.categories)
-    partial.rename(out)
+    train = read_dataset(request.data, "train")
+    options = request.ldm
+    model = load_ldm(options.id, options.revision, options.dtype, options.device)
+    items = plan_items(train, model, request)
+    (request.out / "images").mkdir(parents=True)
+    drawn = Painter(train, model, request.settings).draw(items)
+    for item, picture in tqdm(zip(items, drawn, strict=True), "inpaint", len(items), mininterval=2):
+        path = request.out / "images" / item_file(item.item)
+        picture.save(path, "JPEG", quality=request.settings.generation.jpeg_quality, subsampling=0)
+    labels = _labels(train, items)
+    write_dataset(request.out, "annotations", [_record(item) for item in items], labels, train.categories)
     ignored = sum(a.iscrowd for a in labels)
-    return {"images": len(records), "boxes": len(labels) - ignored, "ignored": ignored}
+    return Outcome(len(items), len(labels) - ignored, ignored)
 
 
-def plan_backgrounds(
-    train: Dataset, ldm: LatentDiffusion, settings: Settings, images: int, seed: int, strength: float
-) -> Plan:
-    """What to draw, as the engine's own generation would plan it, but all from pictures and at one strength."""
-    fixed = {"strength_min": strength, "strength_max": strength, "text_to_image": 0.0}
-    settings = dataclasses.replace(settings, generation=dataclasses.replace(settings.generation, **fixed))
-    return make_plan(train, images, seed, settings, {"ldm": {**ldm.identity.as_dict(), "multiple": ldm.alignment}})
+def plan_items(train: Dataset, ldm: LatentDiffusion, request: BaselineRequest) -> list[PlannedItem]:
+    """What to draw, as the engine's own generation would plan it, but all of it from pictures; sizes lie together, so
+    that calls of the model, which are of one size, are full."""
+    generation = dataclasses.replace(request.settings.generation, text_to_image=0.0)
+    settings = dataclasses.replace(request.settings, generation=generation)
+    identity = {"ldm": {**ldm.identity.as_dict(), "multiple": ldm.alignment}}
+    plan = make_plan(train, request.images, request.seed, settings, identity)
+    return sorted(plan.items, key=lambda item: (_size(item), item.item))
 
 
 class Painter:

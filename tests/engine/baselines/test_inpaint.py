@@ -10,19 +10,18 @@ from PIL import Image
 
 from engine.baselines.inpaint import inpaint
 from engine.baselines.masks import mask_of
+from engine.baselines.request import BaselineRequest, Outcome
 from engine.config import load_settings
 from engine.data.dataset import read_dataset, write_dataset
 from engine.data.pixels import read_pixels, to_model, to_uint8
-from engine.errors import ConfigError, DatasetError
-from engine.ldm import embedded_folder
+from engine.errors import DatasetError
 from engine.ldm.diffusion import load_ldm
 from engine.ldm.sampling import SampleRequest, sample
 
-LDM = embedded_folder()
 SETS = [
     *("generation.steps=5", "generation.jpeg_quality=100", "generation.rows_per_call=4", "ldm.device=cpu"),
     *("generation.batch_size=4", "generation.guidance_min=2.0", "generation.guidance_max=2.0", "ldm.resolution=64"),
-    "generation.domain=scene",
+    *("generation.strength_min=0.8", "generation.strength_max=0.8", "ldm.id=world"),
 ]
 SETTINGS = load_settings(None, SETS)
 JPEG = 8  # grey levels that quality 100 may be off, on edges of the strongest colours
@@ -31,8 +30,11 @@ JPEG = 8  # grey levels that quality 100 may be off, on edges of the strongest c
 @pytest.fixture(scope="module")
 def drawn(world_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("inpaint") / "out"
-    counts = inpaint(world_folder, out, SETTINGS, LDM, 9, seed=3)
-    return counts, out
+    return draw(world_folder, out, 9, seed=3), out
+
+
+def draw(data, out, images, seed=0, settings=SETTINGS):
+    return inpaint(BaselineRequest(out, settings, data, images=images, seed=seed))
 
 
 def sources_of(world_folder, out):
@@ -51,7 +53,7 @@ def relabelled(world_folder, folder, images, annotations):
 def test_objects_keep_pixels_and_boxes_and_the_background_is_another(world_folder, drawn):
     counts, out = drawn
     train, made, pairs = sources_of(world_folder, out)
-    assert counts == {"images": 9, "boxes": len(made.annotations), "ignored": 0} and len(pairs) == 9
+    assert counts == Outcome(9, len(made.annotations)) and len(pairs) == 9
     assert len({source.id for source, _ in pairs}) == 8  # all sources before any again
     for source, record in pairs:
         own, given = made.annotations_of(record.id), train.annotations_of(source.id)
@@ -75,8 +77,8 @@ def test_every_image_says_how_it_was_made(world_folder, drawn):
 
 def test_the_same_seed_gives_the_same_bytes_however_many_are_drawn_together(world_folder, drawn, tmp_path):
     settings = load_settings(None, [*SETS, "generation.batch_size=2"])
-    inpaint(world_folder, tmp_path / "again", settings, LDM, 9, seed=3)
-    inpaint(world_folder, tmp_path / "other", settings, LDM, 9, seed=4)
+    draw(world_folder, tmp_path / "again", 9, 3, settings)
+    draw(world_folder, tmp_path / "other", 9, 4, settings)
     first, again, other = (read_dataset(at, "annotations") for at in (drawn[1], tmp_path / "again", tmp_path / "other"))
     assert first.digest() == again.digest() != other.digest()
 
@@ -85,12 +87,12 @@ def test_an_image_without_objects_is_plain_img2img(world_folder, tmp_path):
     train = read_dataset(world_folder, "train")
     images = train.images[:1]
     relabelled(world_folder, tmp_path / "bare", images, [])
-    assert inpaint(tmp_path / "bare", tmp_path / "out", SETTINGS, LDM, 1) == {"images": 1, "boxes": 0, "ignored": 0}
+    assert draw(tmp_path / "bare", tmp_path / "out", 1) == Outcome(1, 0)
     made = read_dataset(tmp_path / "out", "annotations")
     de = made.images[0].extra["de"]
     numbers = (de["strength"], de["guidance_scale"], de["eta"])
     pixels = to_model(read_pixels(train, images[0], (64, 64)))[None]
-    ldm = load_ldm(LDM, device="cpu")
+    ldm = load_ldm("world", device="cpu")
     plain = sample(ldm, [SampleRequest(de["seed"], de["prompt"], "", *numbers)], 5, pixels, label_pass="none")
     file = io.BytesIO()
     Image.fromarray(to_uint8(plain.images[0])).save(file, "JPEG", quality=100, subsampling=0)
@@ -98,7 +100,7 @@ def test_an_image_without_objects_is_plain_img2img(world_folder, tmp_path):
 
 
 def test_boxes_and_objects_follow_the_size_that_is_drawn_at(world_folder, tmp_path):
-    inpaint(world_folder, tmp_path / "out", load_settings(None, [*SETS, "ldm.resolution=96"]), LDM, 2)
+    draw(world_folder, tmp_path / "out", 2, settings=load_settings(None, [*SETS, "ldm.resolution=96"]))
     train, made, pairs = sources_of(world_folder, tmp_path / "out")
     for source, record in pairs:
         assert (record.width, record.height) == (96, 96) == made.load(record).size
@@ -113,7 +115,7 @@ def test_without_masks_whole_boxes_are_kept_and_ignore_regions_too(world_folder,
     train = read_dataset(world_folder, "train")
     bare = [dataclasses.replace(a, extra={}, iscrowd=int(n == 0)) for n, a in enumerate(train.annotations)]
     relabelled(world_folder, tmp_path / "boxes", train.images, bare)
-    assert inpaint(tmp_path / "boxes", tmp_path / "out", SETTINGS, LDM, 8)["ignored"] == 1
+    assert draw(tmp_path / "boxes", tmp_path / "out", 8).ignored == 1
     train, made, pairs = sources_of(tmp_path / "boxes", tmp_path / "out")
     for source, record in pairs:
         before, after = (np.asarray(d.load(r)).astype(int) for d, r in ((train, source), (made, record)))
@@ -121,18 +123,9 @@ def test_without_masks_whole_boxes_are_kept_and_ignore_regions_too(world_folder,
             assert np.abs(before - after)[mask_of(a, record)].max() <= JPEG
 
 
-@pytest.mark.parametrize("strength", [0.0, 1.2, float("nan")])
-def test_an_impossible_strength_is_refused(world_folder, tmp_path, strength):
-    with pytest.raises(ConfigError, match="strength of inpainting must be above 0"):
-        inpaint(world_folder, tmp_path / "out", SETTINGS, LDM, 1, strength=strength)
-
-
-def test_nothing_is_overwritten_and_a_picture_that_cannot_be_read_stops_the_run(world_folder, drawn, tmp_path):
-    with pytest.raises(DatasetError, match="is there already"):
-        inpaint(world_folder, drawn[1], SETTINGS, LDM, 1)
+def test_a_picture_that_cannot_be_read_stops_the_run(world_folder, tmp_path):
     images = read_dataset(world_folder, "train").images[:1]
     relabelled(world_folder, tmp_path / "broken", images, [])
     (tmp_path / "broken" / "images" / images[0].file_name).write_bytes(b"no picture")
     with pytest.raises(DatasetError, match=f"{images[0].file_name} is no picture"):
-        inpaint(tmp_path / "broken", tmp_path / "out", SETTINGS, LDM, 1)
-    assert not (tmp_path / "out").exists()
+        draw(tmp_path / "broken", tmp_path / "out", 1)
