@@ -66,12 +66,24 @@ def detector(
 
 
 @app.command("attention")
-def attention(generated: Drawn, out: Out, ldm: Ldm = None, params: Params = None, overrides: Overrides = None) -> None:
+def attention(
+    generated: Drawn,
+    out: Out,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="Dataset folder whose val.json the attention's threshold is chosen on."
+        ),
+    ] = None,
+    ldm: Ldm = None,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
     """Label the generated images by the model's cross-attention to the words of their prompts.
 
-    Example: de baseline attention --generated runs/bccd-de --ldm models/bccd-ldm --out runs/bccd-attention
+    Example: de baseline attention --data data/bccd --generated runs/bccd-de --ldm models/bccd-ldm --out runs/attention
     """
-    _make("attention", out, params, overrides, ldm, generated=generated)
+    _make("attention", out, params, overrides, ldm, data=data, generated=generated)
 
 
 def _make(

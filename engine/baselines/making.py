@@ -23,7 +23,9 @@ BASELINES: dict[str, Baseline] = {
         inpaint, ("data", "images"), ("generation", "ldm.resolution", "ldm.dtype", "ldm.compile"), draws=True
     ),
     "detector": Baseline(by_detector, ("data", "generated"), ("detector", *_FIXED, *_LABELS)),
-    "attention": Baseline(by_attention, ("generated",), ("ldm.resolution", "ldm.dtype", *_LABELS), "val", draws=True),
+    "attention": Baseline(
+        by_attention, ("generated",), ("ldm.resolution", "ldm.dtype", "generation.domain", *_LABELS), "val", draws=True
+    ),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engine.baselines.attention_threshold import choose_threshold
 from engine.baselines.cross_attention import CrossAttentionSettings, label
 from engine.baselines.request import BaselineRequest, Outcome
 from engine.data.dataset import read_dataset
@@ -49,10 +50,12 @@ def by_detector(request: BaselineRequest) -> Outcome:
 
 def by_attention(request: BaselineRequest) -> Outcome:
     """The images of a generated dataset, labelled by the cross-attention to the words of their prompts (see
-    `engine.baselines.cross_attention`). Every region is a label: its score is no probability.
+    `engine.baselines.cross_attention`). Every region is a label: its score is no probability. With `request.data` the
+    attention's threshold is the best one on its val.json (see `choose_threshold`).
 
     Raises:
-        DatasetError: an image was drawn without words, or no box was found on any. ModelError: see `label`.
+        DatasetError: an image was drawn without words, no box was found on any, or no threshold can be chosen.
+        ModelError: see `label`.
     """
     settings, options = request.settings, request.ldm
     pictures = read_dataset(request.generated, "annotations")
@@ -63,10 +66,21 @@ def by_attention(request: BaselineRequest) -> Outcome:
         )
     model = load_ldm(options.id, options.revision, options.dtype, options.device)
     frame, classes = Frame(options.resolution, model.alignment), [c.name for c in pictures.categories]
+    reading = CrossAttentionSettings()
+    chosen: dict = {"threshold": reading.threshold}
+    if request.data is not None:
+        val = read_dataset(request.data, "val")
+        if val.categories != pictures.categories:
+            raise DatasetError(
+                f"{request.data / 'val.json'} lists other classes than {request.generated}. Give the dataset that was "
+                "generated from."
+            )
+        reading, chosen = choose_threshold(model, val, frame, reading, settings.generation, _BATCH)
 
     def read(pixels: Tensor, texts: list[str]) -> list[Detections]:
-        return label(model, pixels, texts, classes, CrossAttentionSettings())
+        return label(model, pixels, texts, classes, reading)
 
     found = predict(read, pictures, frame, _BATCH, model.device, lambda image: prompts[image.id])
     every = LabelRules(0.0, 0.0, settings.generation.suppress_iou)
-    return Outcome(**write_relabelled(request.out, pictures, found, every, settings.generation.keep_negatives))
+    written = write_relabelled(request.out, pictures, found, every, settings.generation.keep_negatives)
+    return Outcome(**written, chosen=chosen)
