@@ -19,20 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from failure_measures import MEASURES, box_scores, kept_from, scores_at_best_f1, subject_boxes
+from failure_measures import MEASURES, kept_from, subject_boxes
 from torch import Tensor
 from tqdm import tqdm
 
 from engine.adapter.adapter import Adapter, frame_of, load_adapter, read_card
 from engine.adapter.train import train_adapter
-from engine.baselines.cross_attention import (
-    CrossAttentionSettings,
-    boxes_of,
-    class_maps,
-    cross_attention_layers,
-    label,
-    record_attention,
-)
+from engine.baselines.attention_threshold import THRESHOLDS, results_by_threshold
+from engine.baselines.cross_attention import CrossAttentionSettings, cross_attention_layers, label, record_attention
 from engine.config import Settings, load_settings
 from engine.data.dataset import Dataset, ImageRecord, read_dataset
 from engine.data.failure_cases import write_failure_cases
@@ -41,12 +35,13 @@ from engine.data.world import write_world
 from engine.detection.prediction import predict
 from engine.detection.targets import Detections
 from engine.errors import ConfigError
+from engine.evaluation.f1 import box_scores, scores_at_best_f1
 from engine.ldm.diffusion import LatentDiffusion, find_ldm, load_ldm
 from engine.report.pictures import contact_sheet, draw_boxes, label_colours
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "failure_cases.json"
 TIMESTEPS = ((1,), (100,), (300,), (600,), (100, 300, 600))
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+BATCH = 32
 Detect = Callable[[Tensor, list[str]], list[Detections]]
 
 
@@ -127,26 +122,13 @@ def adapter_labels(adapter: Adapter, ldm: LatentDiffusion) -> Detect:
 
 def search_attention(ldm: LatentDiffusion, val: Dataset, frame: Frame) -> tuple[CrossAttentionSettings, int]:
     """The attention settings with the best F1 on validation scenes, and how many were tried."""
-    classes = class_names(val)
     best: tuple[float, CrossAttentionSettings] = (-1.0, CrossAttentionSettings())
     choices = [(layers, timesteps) for layers in layer_choices(ldm, val, frame) for timesteps in TIMESTEPS]
     for layers, timesteps in tqdm(choices, desc="attention", mininterval=5):
         settings = CrossAttentionSettings(timesteps, layers)
-        maps: list[dict[int, Tensor]] = []
-
-        def collect(pixels: Tensor, texts: list[str], settings=settings, maps=maps) -> list[Detections]:
-            maps.extend(class_maps(ldm, pixels, texts, classes, settings))
-            return [boxes_of({}, 1.0)] * len(texts)
-
-        results_of(collect, val, frame)
-        for threshold in THRESHOLDS:
+        for threshold, results in results_by_threshold(ldm, val, frame, settings, prompt_of, BATCH).items():
             tried = dataclasses.replace(settings, threshold=threshold)
-            remaining = iter(maps)
-
-            def read(pixels: Tensor, texts: list[str], tried=tried, remaining=remaining) -> list[Detections]:
-                return [boxes_of(next(remaining), tried.threshold, tried.min_side) for _ in texts]
-
-            best = max(best, (scores_at_best_f1(val, results_of(read, val, frame)).f1, tried), key=lambda item: item[0])
+            best = max(best, (scores_at_best_f1(val, results).f1, tried), key=lambda item: item[0])
     return best[1], len(choices) * len(THRESHOLDS)
 
 

@@ -6,19 +6,17 @@ shrinks to what is left of it, and goes when that is less than `VISIBLE`.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 from tqdm import tqdm
 
+from engine.baselines.masks import corners_of, mask_of
+from engine.baselines.request import BaselineRequest, Outcome
 from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, write_dataset
 from engine.data.images import load_image
-from engine.data.segmentation import decode_masks, segmentation_rle
 from engine.errors import DatasetError
-from engine.generation.relabel import refuse_existing
 
 PASTED = (1, 3)  # objects an image
 SCALE = (0.7, 1.4)
@@ -35,40 +33,36 @@ class CutOut:
     category_id: int
 
 
-def copy_paste(data: Path, out: Path, images: int, seed: int = 0, quality: int = 95) -> dict[str, int]:
-    """Write a dataset folder of `images` mixed pictures made of train.json of `data`, for `de compare --arm`.
+def copy_paste(request: BaselineRequest) -> Outcome:
+    """Mix `request.images` pictures of train.json of `request.data`.
 
-    The background of the n-th picture is the n-th training image, over and over; everything else is drawn from `seed`.
-
-    Returns:
-        Numbers of images and boxes.
+    The background of the n-th picture is the n-th training image, over and over; everything else is drawn from the
+    seed.
 
     Raises:
-        DatasetError: `out` is there already, no object can be cut out, or `data` cannot be used.
+        DatasetError: no object can be cut out, or the data cannot be used.
     """
-    refuse_existing(out)
-    train = read_dataset(data, "train")
+    train, out, seed = read_dataset(request.data, "train"), request.out, request.seed
     cut_outs = cut_objects(train)
     if not cut_outs:
-        raise DatasetError(f"{data / 'train.json'}: no object of at least {LEAST_SIDE} pixels a side to cut out.")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "images").mkdir(parents=True)
+        where = request.data / "train.json"
+        raise DatasetError(f"{where}: no object of at least {LEAST_SIDE} pixels a side to cut out.")
+    (out / "images").mkdir(parents=True)
     records: list[ImageRecord] = []
     labels: list[Annotation] = []
-    for number in tqdm(range(images), desc="copy-paste", mininterval=2):
+    for number in tqdm(range(request.images), desc="copy-paste", mininterval=2):
         rng = np.random.default_rng([seed, number])
         source = train.images[number % len(train.images)]
         picture, boxes = paste_onto(train, source, cut_outs, rng)
         name = f"{number + 1:06d}.jpg"
-        picture.save(partial / "images" / name, "JPEG", quality=quality, subsampling=0)
+        picture.save(out / "images" / name, "JPEG", quality=request.settings.generation.jpeg_quality, subsampling=0)
         provenance = {"de": {"item": number + 1, "mode": "copy_paste", "source_image_id": source.id, "seed": seed}}
         records.append(ImageRecord(number + 1, name, source.width, source.height, provenance))
         for category_id, (x, y, w, h), crowd in boxes:
             labels.append(Annotation(len(labels) + 1, number + 1, category_id, (x, y, w, h), w * h, crowd, {}))
-    write_dataset(partial, "annotations", records, labels, train.categories)
-    partial.rename(out)
-    return {"images": len(records), "boxes": sum(not a.iscrowd for a in labels)}
+    write_dataset(out, "annotations", records, labels, train.categories)
+    ignored = sum(a.iscrowd for a in labels)
+    return Outcome(len(records), len(labels) - ignored, ignored)
 
 
 def cut_objects(train: Dataset) -> list[CutOut]:
@@ -80,10 +74,10 @@ def cut_objects(train: Dataset) -> list[CutOut]:
             continue
         pixels = np.asarray(_load(train, record))
         for annotation in objects:
-            x0, y0, x1, y1 = _corners(annotation.bbox_xywh, record)
+            x0, y0, x1, y1 = corners_of(annotation.bbox_xywh, (record.width, record.height))
             if min(x1 - x0, y1 - y0) < LEAST_SIDE:
                 continue
-            mask = _mask_of(annotation, record)[y0:y1, x0:x1]
+            mask = mask_of(annotation, record)[y0:y1, x0:x1]
             if mask.any():
                 found.append(CutOut(pixels[y0:y1, x0:x1].copy(), mask, annotation.category_id))
     return found
@@ -94,7 +88,7 @@ def paste_onto(
 ) -> tuple[Image.Image, list[tuple[int, tuple[float, float, float, float], int]]]:
     """A training image, perhaps mirrored, with one to three cut-outs on it, and its boxes (category, XYWH, iscrowd)."""
     canvas = _load(train, record)
-    placed = [(a.category_id, _mask_of(a, record), a.iscrowd, a.bbox_xywh) for a in train.annotations_of(record.id)]
+    placed = [(a.category_id, mask_of(a, record), a.iscrowd, a.bbox_xywh) for a in train.annotations_of(record.id)]
     if rng.random() < 0.5:
         canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         width = record.width
@@ -143,28 +137,6 @@ def _placed(cut: CutOut, record: ImageRecord, rng: np.random.Generator) -> tuple
     layer.paste(image, corner)
     whole.paste(mask, corner)
     return layer, np.asarray(whole) > 127
-
-
-def _mask_of(annotation: Annotation, record: ImageRecord) -> np.ndarray:
-    """(H, W) bool; the box where the object has no segmentation that can be read."""
-    shape = annotation.extra.get("segmentation")
-    if shape and not annotation.iscrowd:
-        try:
-            size = (record.width, record.height)
-            return np.asarray(decode_masks([segmentation_rle(shape, size, size)], size)[0], dtype=bool)
-        except ValueError:
-            pass
-    mask = np.zeros((record.height, record.width), dtype=bool)
-    x0, y0, x1, y1 = _corners(annotation.bbox_xywh, record)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
-
-def _corners(bbox_xywh: tuple[float, float, float, float], record: ImageRecord) -> tuple[int, int, int, int]:
-    """Whole pixels around a box, inside the image."""
-    x, y, w, h = bbox_xywh
-    x0, y0 = max(0, int(np.floor(x))), max(0, int(np.floor(y)))
-    return x0, y0, min(record.width, int(np.ceil(x + w))), min(record.height, int(np.ceil(y + h)))
 
 
 def _load(train: Dataset, record: ImageRecord) -> Image.Image:

@@ -54,3 +54,8 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Tensor:
 def to_model(pixels: Tensor) -> Tensor:
     """uint8 (..., 3, H, W) -> float32 in [-1, 1]."""
     return pixels.float() / 127.5 - 1
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """(3, H, W) in [-1, 1] -> (H, W, 3) uint8."""
+    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -33,11 +33,14 @@ def predict(
         found = detect(pixels if device is None else pixels.to(device), texts)
         size = (pixels.shape[-1], pixels.shape[-2])
         for record, detections in zip(records, found, strict=True):
-            results += _as_results(record, size, detections, category_ids)
+            results += as_results(record, size, detections, category_ids)
     return results
 
 
-def _as_results(record, size: tuple[int, int], detections: Detections, category_ids: list[int]) -> list[dict]:
+def as_results(
+    record: ImageRecord, size: tuple[int, int], detections: Detections, category_ids: list[int]
+) -> list[dict]:
+    """Detections on an image that was seen at `size` (width, height) as COCO results, in pixels of the stored image."""
     scale = torch.tensor([record.width / size[0], record.height / size[1]]).repeat(2)
     boxes = detections.boxes_xyxy.float().cpu() * scale
     boxes[:, 2:] -= boxes[:, :2]

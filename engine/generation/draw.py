@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from engine.adapter.adapter import Adapter, load_adapter, read_card
 from engine.adapter.thresholds import check_quality, label_thresholds
 from engine.config import Settings
 from engine.data.dataset import Dataset, read_dataset
-from engine.data.pixels import read_pixels, to_model
+from engine.data.pixels import read_pixels, to_model, to_uint8
 from engine.data.sources import TRAIN, read_sources
 from engine.errors import ModelError
 from engine.generation.room import Room, draw_in_room, is_out_of_memory
+from engine.ldm.device import one_thread
 from engine.ldm.diffusion import LatentDiffusion, load_ldm
 from engine.ldm.encoder import Encoder
 from engine.ldm.jobs import Finished, How, Job, SampleRequest, check_last_step, stack_rows
@@ -107,7 +106,7 @@ class AdapterDrawer:
         """See `Drawer`. Items of one size stream through the model together (`engine.ldm.stream`), size after size."""
         results = draw_in_room(self._draw, items, batch_size, self.rows, self._room)
         while True:
-            with _one_thread(self.ldm.device):
+            with one_thread(self.ldm.device):
                 result = next(results, None)
             if result is None:
                 return
@@ -194,7 +193,7 @@ class AdapterDrawer:
             yield (
                 item.key,
                 Drawn(
-                    _to_uint8(image),
+                    to_uint8(image),
                     detections.boxes_xyxy[kept].float().cpu().numpy(),
                     detections.scores[kept].float().cpu().numpy(),
                     ids[detections.labels[kept].cpu().numpy()],
@@ -228,23 +227,5 @@ def load_drawer(data: Path, ldm: str | Path, adapter: Path, settings: Settings, 
     return AdapterDrawer(dataset, model, load_adapter(adapter, model), settings, thresholds)
 
 
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU, sums split over threads differ in their last bits, and so do pixels: one thread gives the same bytes
-    for any number of workers. More cores are used by more workers."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _words(item: PlannedItem) -> tuple[str, ...]:
     return (item.prompt, item.negative_prompt) if item.guidance_scale > 1 else (item.prompt,)
-
-
-def _to_uint8(image: Tensor) -> np.ndarray:
-    """(3, H, W) in [-1, 1] -> (H, W, 3) uint8."""
-    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.config import Settings, as_dict, digest
+from engine.config import GenerationSettings, Settings, as_dict, digest
 from engine.data.sizes import working_size
 from engine.errors import ConfigError, DatasetError
 from engine.generation.durable import to_json
@@ -182,6 +182,15 @@ def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Setting
     )
 
 
+def deciding_settings(dataset: Dataset, generation: GenerationSettings) -> dict:
+    """The settings of generation that decide images and boxes drawn from a dataset, json-ready, as a plan states them.
+
+    Raises:
+        ConfigError, DatasetError: see `class_weights`.
+    """
+    return _deciding(dataset, generation, class_weights(dataset, generation))
+
+
 def item_file(number: int) -> str:
     """File name of a generated image. It comes from the number alone, never from any text."""
     return f"{number:09d}.jpg"
@@ -204,20 +213,24 @@ def _source(image: ImageRecord, resolution: int, multiple: int) -> tuple[int, st
 def _spec(
     dataset: Dataset, images: int, seed: int, settings: Settings, identity: Mapping, by_class: Mapping[int, float]
 ) -> dict:
-    left_out = (*NOT_IN_DIGEST, *LEAD_TO_WEIGHTS)
-    generation = {k: v for k, v in as_dict(settings.generation).items() if k not in left_out}
-    # In the setting's own form: a plan can be made again from what is written here.
-    generation["class_weights"] = weights_as_words(dataset, by_class)
     return {
         "seed": seed,
         "images": images,
         "data": dataset.digest(),
         "identity": dict(identity),
         "settings": {
-            "generation": generation,
+            "generation": _deciding(dataset, settings.generation, by_class),
             "ldm": {"resolution": settings.ldm.resolution, "dtype": settings.ldm.dtype},
         },
     }
+
+
+def _deciding(dataset: Dataset, generation: GenerationSettings, by_class: Mapping[int, float]) -> dict:
+    left_out = (*NOT_IN_DIGEST, *LEAD_TO_WEIGHTS)
+    decides = {k: v for k, v in as_dict(generation).items() if k not in left_out}
+    # In the setting's own form: a plan can be made again from what is written here.
+    decides["class_weights"] = weights_as_words(dataset, by_class)
+    return decides
 
 
 def _plan_digest(plan: Plan) -> str:

@@ -49,11 +49,14 @@ class How:
 @dataclass(frozen=True)
 class Job:
     """An image to draw, by any name, and what the encoder said of its source (1, C, h, w): see
-    `LatentDiffusion.encode_moments`; None for text-to-image."""
+    `LatentDiffusion.encode_moments`; None for text-to-image.
+
+    `kept` (h, w) bool, only with a source: cells that stay the source's while the others are drawn; None for none."""
 
     key: Hashable
     request: SampleRequest
     moments: tuple[Tensor, Tensor | None] | None = None
+    kept: Tensor | None = None
 
 
 @dataclass(frozen=True)

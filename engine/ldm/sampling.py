@@ -34,6 +34,7 @@ def sample(
     sampler: str = "ddim",
     label_pass: str = "last_step",
     guidance_share: float = 1.0,
+    kept: Tensor | None = None,
 ) -> Samples:
     """Draw one batch; see `engine.ldm.stream` for many.
 
@@ -41,6 +42,7 @@ def sample(
         sources: images to start from (B, 3, H, W) in [-1, 1], for img2img; None for text-to-image.
         size: (width, height) in pixels, for text-to-image.
         steps, timestep, sampler, label_pass, guidance_share: see `How`.
+        kept: (B, h, w) bool, only with sources: cells of the latents that stay the source's.
 
     Raises:
         ModelError: with last_step, the sampler's last step is at another noise level than the adapter's.
@@ -53,7 +55,8 @@ def sample(
         mean, std = ldm.encode_moments(sources)
         moments = [(mean[i : i + 1], None if std is None else std[i : i + 1]) for i in range(len(requests))]
     stream = Stream(ldm, how, size or ldm.default_size, len(requests))
-    jobs = (Job(i, request, moments[i]) for i, request in enumerate(requests))
+    cells = [None] * len(requests) if kept is None else kept
+    jobs = (Job(i, request, moments[i], cells[i]) for i, request in enumerate(requests))
     finished = sorted(stream.run(jobs), key=lambda item: item.key)
     features = [stack_rows(levels, None) for levels in zip(*(item.features for item in finished), strict=True)]
     return Samples(ldm.decode(stack_rows([item.latents for item in finished], None)), features)

@@ -33,6 +33,7 @@ class _Item:
     index: int  # of its step
     guided_until: int
     rows: int = 0  # that its step still waits for
+    source: tuple[Tensor, Tensor] | None = None  # its latents and the noise they began with, for cells that are kept
     finished: Tensor | None = None  # latents, while the extra pass reads them
     features: list[Tensor] = field(default_factory=list)
 
@@ -87,6 +88,8 @@ class Stream:
             level = schedule.alphas[start].to(clean)
             latents = level.sqrt() * clean + (1 - level).sqrt() * noise
         item = _Item(job, self._free.popleft(), generator, start, self._guided_until(request, start))
+        if job.kept is not None:
+            item.source = (clean[0], noise[0])
         self._latents[item.place] = latents[0]
         self._wait(item)
 
@@ -164,6 +167,21 @@ class Stream:
         self._latents[places] = self.schedule.step(index, predicted, latents, eta, self._noise(items))
         for item in items:
             item.index += 1
+            if item.source is not None:
+                self._keep(item)
+
+    def _keep(self, item: _Item) -> None:
+        """Put the source back into the cells that are kept, at the noise level that the item has come to.
+
+        Blended latent diffusion (Avrahami et al. 2022, arXiv 2206.02779), RePaint (Lugmayr et al. 2022) without its
+        resampling. The noise is the one that the item began with, as in diffusers: kept cells follow one trajectory.
+        """
+        clean, noise = item.source
+        # Behind the last step clean, though DDIM's own end may still have a trace of noise: nothing removes it later.
+        level = self.schedule.alphas[item.index].item() if item.index < self.how.steps else 1.0
+        known = level**0.5 * clean + (1 - level) ** 0.5 * noise
+        latents = self._latents[item.place]
+        self._latents[item.place] = torch.where(item.job.kept.to(latents.device), known, latents)
 
     def _noise(self, items: Sequence[_Item]) -> Tensor:
         """For the items that want it, each from its own generator, so that no other item ever shifts it."""

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from engine.baselines.copy_paste import CutOut, copy_paste, cut_objects, paste_onto
-from engine.data.dataset import read_dataset
+from engine.baselines.request import BaselineRequest
+from engine.config import Settings
+from engine.data.dataset import read_dataset, write_dataset
 from engine.errors import DatasetError
 
 
@@ -54,13 +57,20 @@ def test_a_cut_out_on_its_own_colour_cannot_be_seen(world_folder, monkeypatch):
             assert np.asarray(picture).min() == 255
 
 
-def test_the_same_seed_gives_the_same_bytes_and_nothing_is_overwritten(world_folder, tmp_path):
-    assert copy_paste(world_folder, tmp_path / "a", 5, seed=3)["images"] == 5
-    copy_paste(world_folder, tmp_path / "b", 5, seed=3)
+def test_the_same_seed_gives_the_same_bytes(world_folder, tmp_path):
+    for name in "ab":
+        request = BaselineRequest(tmp_path / name, Settings(), world_folder, images=5, seed=3)
+        assert copy_paste(request).images == 5
     first, second = (read_dataset(tmp_path / name, "annotations") for name in "ab")
     assert first.digest() == second.digest()
     assert [i.extra["de"]["source_image_id"] for i in first.images] == [
         i.id for i in read_dataset(world_folder, "train").images[:5]
     ]
-    with pytest.raises(DatasetError, match="is there already"):
-        copy_paste(world_folder, tmp_path / "a", 5)
+
+
+def test_without_objects_there_is_nothing_to_paste(world_folder, tmp_path):
+    shutil.copytree(world_folder / "images", tmp_path / "bare" / "images")
+    train = read_dataset(world_folder, "train")
+    write_dataset(tmp_path / "bare", "train", train.images, [], train.categories)
+    with pytest.raises(DatasetError, match="no object of at least 4 pixels"):
+        copy_paste(BaselineRequest(tmp_path / "out", Settings(), tmp_path / "bare", images=1))

@@ -6,15 +6,16 @@ import shutil
 import pytest
 
 from engine.baselines.relabelling import by_attention, by_detector
+from engine.baselines.request import BaselineRequest
 from engine.config import load_settings
 from engine.data.dataset import read_dataset, write_dataset
 from engine.errors import DatasetError
-from engine.ldm import embedded_folder
 
 SETS = [
     *("detector.steps=3", "detector.batch_size=4", "detector.width=32", "detector.convs=1", "ldm.device=cpu"),
     *("ldm.resolution=64", "generation.score_threshold=0.06", "generation.ignore_threshold=0.05"),
     "generation.keep_negatives=true",
+    "ldm.id=world",
 ]
 SETTINGS = load_settings(None, SETS)
 
@@ -34,18 +35,18 @@ def drawn(world_folder, tmp_path):
 
 
 def test_a_detector_of_the_same_labels_labels_the_same_images(world_folder, drawn, tmp_path):
-    counts = by_detector(world_folder, drawn, tmp_path / "out", SETTINGS)
+    counts = by_detector(BaselineRequest(tmp_path / "out", SETTINGS, world_folder, drawn))
     labelled, pictures = (read_dataset(folder, "annotations") for folder in (tmp_path / "out", drawn))
-    assert labelled.images == pictures.images and counts["images"] == len(pictures.images)
-    assert counts["boxes"] + counts["ignored"] == len(labelled.annotations) > 0
+    assert labelled.images == pictures.images and counts.images == len(pictures.images)
+    assert counts.boxes + counts.ignored == len(labelled.annotations) > 0
     assert all((a.extra["score"] < 0.06) == bool(a.iscrowd) for a in labelled.annotations)
 
 
 def test_attention_finds_only_classes_that_the_words_name(drawn, tmp_path):
-    counts = by_attention(drawn, tmp_path / "out", SETTINGS, embedded_folder())
+    counts = by_attention(BaselineRequest(tmp_path / "out", SETTINGS, generated=drawn))
     labelled = read_dataset(tmp_path / "out", "annotations")
     names = {c.id: c.name for c in labelled.categories}
-    assert counts["boxes"] == len(labelled.annotations) > 0
+    assert counts.boxes == len(labelled.annotations) > 0
     for image in labelled.images:
         named = {names[a.category_id] for a in labelled.annotations_of(image.id)}
         assert all(name in image.extra["de"]["prompt"] for name in named)
@@ -56,4 +57,4 @@ def test_images_without_words_have_no_attention_to_read(drawn, tmp_path):
     silent = [dataclasses.replace(i, extra={"de": {"source_image_id": 1, "prompt": ""}}) for i in pictures.images]
     write_dataset(drawn, "annotations", silent, [], pictures.categories)
     with pytest.raises(DatasetError, match="without words"):
-        by_attention(drawn, tmp_path / "out", SETTINGS, embedded_folder())
+        by_attention(BaselineRequest(tmp_path / "out", SETTINGS, generated=drawn))
