@@ -5,6 +5,7 @@ Every step leaves its folder and is not done again; cases with the same labels s
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -158,15 +159,14 @@ def _labelled(data: Path, model: str, adapter: Path, out: Path, settings: Settin
 
 
 def _neighbour(name: str, request, data: Path, generated: Path, model: str, out: Path, settings: Settings) -> Path:
-    from engine.baselines.copy_paste import copy_paste
-    from engine.baselines.relabelling import by_attention, by_detector
+    from engine.baselines.making import make_baseline
+    from engine.baselines.request import INPAINT_STRENGTH, BaselineRequest
 
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if name == "copy-paste":
-            copy_paste(data, out, len(read_dataset(generated, "annotations").images), request.seed)
-        elif name == "detector":
-            by_detector(data, generated, out, settings, request.seed)
-        else:
-            by_attention(generated, out, settings, model)
+    ldm, generation = dataclasses.replace(settings.ldm, id=model), settings.generation
+    if name == "inpaint":
+        generation = dataclasses.replace(generation, strength_min=INPAINT_STRENGTH, strength_max=INPAINT_STRENGTH)
+    settings = dataclasses.replace(settings, ldm=ldm, generation=generation)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    images = len(read_dataset(generated, "annotations").images)
+    make_baseline(name, BaselineRequest(out, settings, data, generated, images, request.seed))
     return out

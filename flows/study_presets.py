@@ -10,7 +10,7 @@ from engine.errors import ConfigError
 
 SIZES = ("1%", "5%", "10%", "50", "150", "500")
 DETECTORS = ("small", "small:retinanet", "small:fasterrcnn", "small:rtdetr")
-NEIGHBOURS = ("copy-paste", "inpaint", "detector", "attention")
+NEIGHBOURS = ("copy_paste", "inpaint", "detector", "attention")  # names of engine.baselines
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Case:
         unlabelled: draw from the other pictures too.
         overrides: settings section.key=value of the comparison, beside the user's.
         semi: an arm with the adapter's labels on the unlabelled pictures as they are.
-        neighbours: names of `engine.baselines`, an arm each.
+        neighbours: arms with the datasets of these baselines.
     """
 
     name: str

@@ -109,12 +109,14 @@ def pool_settings(settings: Settings) -> Settings:
 
 def _propose(request: TuneRequest, train, val, pool: Dataset, clock: Clock, tell: Callable[[str], None]) -> dict:
     """The cheap measures, and as many candidates as the time allows; kept for a second run."""
-    from engine.baselines.relabelling import by_detector
+    from engine.baselines.making import make_baseline
+    from engine.baselines.request import BaselineRequest
 
     settings, score = request.settings, request.settings.generation.score_threshold
-    if not (request.out / "detected").exists():
-        tell("a detector of real images labels the pool")
-        by_detector(request.data, request.out / "pool", request.out / "detected", settings, request.seed)
+    tell("a detector of real images labels the pool")
+    keeping = dataclasses.replace(settings, generation=dataclasses.replace(settings.generation, keep_negatives=True))
+    folders = {"data": request.data, "generated": request.out / "pool"}
+    make_baseline("detector", BaselineRequest(request.out / "detected", keeping, **folders, seed=request.seed))
     rows = fidelity(pool, read_dataset(request.out / "detected", "annotations"), score)
     if not rows:
         raise DatasetError(

@@ -75,7 +75,7 @@ def fidelity(pool: Dataset, detected: Dataset, score: float) -> list[dict]:
     """How far the labels of a pool and a detector that learned from real images alone agree, by encode ratio.
 
     Args:
-        detected: the same images (by id) with the detector's labels; images without any may be missing.
+        detected: the same images (by id) with the detector's labels.
 
     Returns:
         {low, high, images, f1 at IoU 0.5} of every bin of BINS with at least LEAST_IN_BIN images; f1 is None without

@@ -1,7 +1,7 @@
 """Which settings of generation help a detector most, found on validation images within a stated time.
 
 Successive halving (Jamieson and Talwalkar 2016): many candidates are trained with one seed, the best third with two
-more, the best two with another two, always beside real data alone with the same seeds. Nothing here reads the test split.
+more, the best two with another two, always beside real data alone with the same seeds. No test split is read here.
 """
 
 from __future__ import annotations
