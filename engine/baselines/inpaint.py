@@ -4,8 +4,9 @@ At every denoising step the latents under the objects are replaced by the source
 latent diffusion, Avrahami et al. 2022, arXiv 2206.02779; see `Stream._keep`), so any model serves, not only those that
 were trained to inpaint. At the end the objects' own pixels are pasted back. So the source's boxes are exact labels.
 
-Known weaknesses, which are the method's: no object ever looks or lies otherwise than in the source, and what the model
-draws of the classes elsewhere, as words of the prompt invite it to, has no box and is taught as background.
+Known weaknesses, which are the method's: no object ever looks or lies otherwise than in the source; where objects (or
+their boxes, without masks) cover most of an image, little of it is another; and what the model draws of the classes
+elsewhere, as words of the prompt invite it to, has no box and is taught as background.
 """
 
 from __future__ import annotations

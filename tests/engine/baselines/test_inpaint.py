@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.baselines.inpaint import inpaint
+from engine.baselines.inpaint import feathered, inpaint, kept_cells
 from engine.baselines.masks import mask_of
 from engine.baselines.request import BaselineRequest, Outcome
 from engine.config import load_settings
@@ -64,6 +64,26 @@ def test_objects_keep_pixels_and_boxes_and_the_background_is_another(world_folde
         before, after = (np.asarray(d.load(r)).astype(int) for d, r in ((train, source), (made, record)))
         assert np.abs(before - after)[objects].max() <= JPEG
         assert np.abs(before - after)[~objects].mean() > 4
+
+
+def test_the_model_sees_the_objects_while_it_draws(world_folder, drawn):
+    """What is around an object in the cells that it lies in comes from the source, though nothing is pasted there."""
+    train, made, pairs = sources_of(world_folder, drawn[1])
+    near, far = [], []
+    for source, record in pairs:
+        objects = np.any([mask_of(a, source) for a in train.annotations_of(source.id)], axis=0)
+        cells = np.kron(kept_cells(objects, 4).numpy(), np.ones((4, 4), dtype=bool))
+        pasted = np.asarray(feathered(objects)) > 0
+        before, after = (np.asarray(d.load(r)).astype(int) for d, r in ((train, source), (made, record)))
+        near.append(np.abs(before - after)[cells & ~pasted].mean())
+        far.append(np.abs(before - after)[~cells].mean())
+    assert np.mean(near) < 0.6 * np.mean(far)
+
+
+def test_cells_are_kept_where_an_object_or_its_rim_lies():
+    mask = np.zeros((64, 128), dtype=bool)
+    mask[7, 7] = mask[30, 100] = True
+    assert kept_cells(mask, 8).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [3, 12]]
 
 
 def test_every_image_says_how_it_was_made(world_folder, drawn):
