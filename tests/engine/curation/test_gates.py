@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.config import ReviewSettings
-from engine.curation.gates import judge
+from engine.curation.gates import judge as judge_all
 from engine.data.dataset import Annotation, read_dataset, write_dataset
 from engine.data.world import render_scene
 from engine.errors import DatasetError
@@ -13,6 +13,10 @@ from engine.errors import DatasetError
 
 def _scene(seed: int):
     return render_scene(seed).image
+
+
+def judge(dataset, real, settings):
+    return judge_all(dataset, real, settings).verdicts
 
 
 def _by_id(verdicts) -> dict:
