@@ -75,7 +75,7 @@ def review(
         RunFailed: FiftyOne cannot start and is required.
     """
     dataset, splits = read_dataset(Path(generated), "annotations"), read_splits(Path(real))
-    embed, identity = (None, None) if ldm is None else _features_of(ldm)
+    embed, identity = (None, None) if ldm is None else features_of(ldm)
     judgement = judge(dataset, splits, settings.review, embed)
     verdicts = judgement.verdicts
     write_gates(dataset.folder, judgement, settings.review, identity)
@@ -173,7 +173,7 @@ def read_splits(folder: Path) -> dict[str, Dataset]:
     return splits
 
 
-def _features_of(ldm: LdmSettings) -> tuple[Embed, dict]:
+def features_of(ldm: LdmSettings) -> tuple[Embed, dict]:
     """What embeds a dataset by a diffusion model, and the model's identity."""
     from engine.data.pixels import Frame
     from engine.evaluation.leakage import embed

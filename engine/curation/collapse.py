@@ -90,7 +90,9 @@ def check_collapse(
             clump += outcome == FAIL
         ratio = spread.generated / spread.real if spread.real else 1.0
         figures[name] = {"generated": spread.generated, "real": spread.real, "ratio": ratio, "clump": float(clump)}
-        outcomes.append(FAIL if clump else grade(ratio, settings.min_spread, settings.borderline_margin))
+        outcomes.append(grade(ratio, settings.min_spread, settings.borderline_margin))
+        if clump:
+            outcomes.append(FAIL if clump >= settings.clump_share * len(image_ids) else BORDERLINE)
         notes.append(f"spread {ratio:.2f} of the real images' by {name}, {clump} images in a clump")
     if not outcomes:
         return Batch(None, {}, f"fewer than {FEWEST} generated images, sources or real images: too few to tell")

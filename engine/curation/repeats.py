@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = ("val", "test")
 SOURCE = "train"
-_BLOCK = 1024  # rows of the similarity table held in memory at once
+_BLOCK = 256  # rows of the similarity table held in memory at once
 
 
 @dataclass(frozen=True)

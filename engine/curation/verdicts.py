@@ -57,8 +57,8 @@ class Batch:
     """The gates' word on all images together.
 
     Attributes:
-        outcome: PASS, BORDERLINE or FAIL (the images are much more alike than real ones); None where there are too few
-            images to tell.
+        outcome: FAIL: the images, or a large part of them, are much more alike than real ones; BORDERLINE: some are, or
+            nearly so; PASS; None: there are too few images to tell.
         figures: what was compared ("hash", "features") -> {generated, real, ratio, clump}: see
             `engine.curation.collapse`.
         note: the outcome in words.
