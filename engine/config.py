@@ -154,10 +154,30 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class ReviewSettings:
-    """Filters that tag generated samples before anyone trains on them."""
+    """Gates that judge generated images before anyone trains on them; what passes by a margin only is borderline."""
 
-    min_mean_score: float = _limit(0.0, 0.0, 1.0, help="reject an image whose boxes score less on average")
+    min_mean_score: float = _limit(0.0, 0.0, 1.0, help="reject an image whose boxes score less on average; 0: off")
     duplicate_distance: int = _limit(2, 0, 64, help="reject when a 64-bit perceptual hash differs in so few bits")
+    feature_similarity: float = _limit(
+        0.95, 0.0, 1.0, help="or, with --ldm, when the diffusion model's features are more alike (cosine)"
+    )
+    box_count_factor: float = _limit(
+        3.0, 0.0, 1000.0, help="reject more boxes than so many times the most in a real training image; 0: off"
+    )
+    min_label_agreement: float = _limit(
+        0.0, 0.0, 1.0, help="reject an image whose labels agree less with its source's boxes (F1 at IoU 0.5); 0: off"
+    )
+    min_spread: float = _limit(
+        0.5, 0.0, 1.0, help="generated images nearer than this share of real ones' mean distance look alike; 0: off"
+    )
+    clump_share: float = _limit(
+        0.25, 0.01, 1.0, help="reject an image that looks like so many more of the others than any real one does"
+    )
+    borderline_bits: int = _limit(2, 0, 64, help="borderline: so few bits beyond duplicate_distance; 0: never")
+    borderline_margin: float = _limit(
+        0.05, 0.0, 0.5, help="borderline: so near to any other threshold, of scores and shares from 0 to 1"
+    )
+    accept_borderline: bool = _limit(False, help="use borderline images without a person's word")
 
 
 SMALL = "small:"  # and behind it one of HEADS: that head on a small backbone

@@ -138,24 +138,33 @@ def review(
         str, typer.Option(help="required, skip (go on where FiftyOne cannot start) or off.")
     ] = "required",
     collect: Annotated[bool, typer.Option("--collect", help="Only fetch what was decided in the App.")] = False,
+    ldm: Annotated[
+        str | None,
+        typer.Option("--ldm", metavar="DIR|ID", help="Compare images by this diffusion model's features too."),
+    ] = None,
     params: Params = None,
     overrides: Overrides = None,
 ) -> None:
-    """Decide which generated images training may use: filters first, your decisions in the App above them.
+    """Decide which generated images training may use: gates first, your decisions in the App above them.
 
-    Example: de review runs/bccd-de --real data/bccd
+    What the gates found is in DIR/gates.json. Example: de review runs/bccd-de --real data/bccd
     """
     from engine.errors import ConfigError
     from tasks.review import collect as collect_decisions
+    from tasks.review import gate_lines
     from tasks.review import review as run
-    from tasks.settings import open_settings
+    from tasks.settings import open_ldm, open_settings
 
     if fiftyone not in ("required", "skip", "off"):
         raise ConfigError(f"--fiftyone {fiftyone}: write required, skip or off.")
     if collect:
         summary = collect_decisions(generated)
     else:
-        summary = run(generated, real, open_settings(params, overrides or [])[1], fiftyone=fiftyone)
+        settings = open_settings(params, overrides or [])[1]
+        searched = None if ldm is None else open_ldm(params, overrides or [], ldm)
+        summary = run(generated, real, settings, fiftyone=fiftyone, ldm=searched)
+    for line in [] if summary.gates is None else gate_lines(summary.gates):
+        typer.echo(line)
     reasons = "".join(f", {count} {reason}" for reason, count in summary.reasons.items())
     typer.echo(f"{summary.accepted} of {summary.images} images are accepted ({summary.rejected} rejected{reasons}).")
     if summary.skipped:

@@ -26,6 +26,8 @@ def review_dataset(generated: Path, real: Path, settings: Settings, fiftyone: Fi
         "accepted": summary.accepted,
         "rejected": summary.rejected,
         **{f"rejected: {reason}": count for reason, count in summary.reasons.items()},
+        **{f"gates: {word}": count for word, count in summary.gates.counts()["verdicts"].items()},
+        "batch": summary.gates.batch.outcome or "not judged",
         "FiftyOne": summary.dataset or summary.skipped or "not asked for",
     }
     create_table_artifact([row], "review", f"{summary.accepted} of {summary.images} images accepted")

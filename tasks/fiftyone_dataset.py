@@ -14,15 +14,27 @@ from pathlib import Path
 from types import ModuleType
 
 from engine.curation.decisions import Decisions, annotations_digest
-from engine.curation.gates import SOURCE, Verdict, source_image_id
+from engine.curation.provenance import source_image_id
+from engine.curation.repeats import SOURCE
 from engine.curation.reviewer import ACCEPTED, REJECTED, Shown
+from engine.curation.verdicts import BORDERLINE, Verdict
 from engine.data.dataset import Annotation, Dataset, ImageRecord
 from tasks.fiftyone_views import dress, save_views
 from tasks.home import exclusive_lock, home_folder
 
 GENERATED_SLICE, SOURCE_SLICE = "generated", "source"
-_TEXTS = ("source_filepath", "mode", "seed", "prompt", "negative_prompt", "verdict", "note", "reviewer")
-_NUMBERS = ("strength", "guidance_scale", "eta", "mean_score", "source_distance", "held_out_distance")
+_TEXTS = ("source_filepath", "mode", "seed", "prompt", "negative_prompt", "verdict", "gates", "note", "reviewer")
+_SCORES = (
+    "mean_score",
+    "label_agreement",
+    "source_distance",
+    "train_distance",
+    "held_out_distance",
+    "train_similarity",
+    "held_out_similarity",
+    "crowding",
+)
+_NUMBERS = ("strength", "guidance_scale", "eta", *_SCORES)
 _COUNTS = ("image_id", "item", "source_image_id", "boxes")
 
 
@@ -103,7 +115,8 @@ def _declare(fiftyone: ModuleType, dataset) -> None:
         dataset.add_sample_field(name, fiftyone.FloatField)
     for name in _TEXTS:
         dataset.add_sample_field(name, fiftyone.StringField)
-    dataset.add_sample_field("reasons", fiftyone.ListField, subfield=fiftyone.StringField)
+    for name in ("reasons", "doubts"):
+        dataset.add_sample_field(name, fiftyone.ListField, subfield=fiftyone.StringField)
     for name in ("labels", "ground_truth"):
         dataset.add_sample_field(name, fiftyone.EmbeddedDocumentField, embedded_doc_type=fiftyone.Detections)
 
@@ -151,16 +164,18 @@ def _fields(image: ImageRecord, verdict: Verdict, decisions: Decisions, source_p
         "image_id": image.id,
         "source_filepath": source_path,
         "seed": None if provenance.get("seed") is None else str(provenance["seed"]),
-        "tags": [word, *verdict.reasons],
+        "tags": [word, *verdict.reasons, *([BORDERLINE] if verdict.outcome == BORDERLINE else [])],
         "verdict": word,
+        "gates": verdict.outcome,
         "reasons": list(verdict.reasons),
+        "doubts": list(verdict.doubts),
         "note": decisions.rejected.get(image.id) or verdict.note,
         "reviewer": None if by_person is None else (ACCEPTED if by_person else REJECTED),
         "boxes": int(verdict.scores["boxes"]) if "boxes" in verdict.scores else None,
     }
     for key in ("item", "mode", "source_image_id", "strength", "guidance_scale", "eta", "prompt", "negative_prompt"):
         fields[key] = provenance.get(key)
-    for key in ("mean_score", "source_distance", "held_out_distance"):
+    for key in _SCORES:
         fields[key] = verdict.scores.get(key)
     return {key: float(value) if key in _NUMBERS and value is not None else value for key, value in fields.items()}
 

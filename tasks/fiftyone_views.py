@@ -7,16 +7,22 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from engine.curation.reviewer import ACCEPTED, REJECTED
+from engine.curation.verdicts import BORDERLINE
 
-_GREEN, _RED = "#2E7D32", "#C62828"
+_GREEN, _RED, _AMBER = "#2E7D32", "#C62828", "#F9A825"
 _CLASS_VIEWS = 20  # more classes than this get no view of their own
 
 
 def save_views(fiftyone: ModuleType, dataset, class_names: Sequence[str]) -> None:
-    """Save the views that a reviewer starts from: queue, accepted, rejected, and one per class if these are few."""
+    """Save the views that a reviewer starts from: queue, borderline, worst label agreement, accepted, rejected, and one
+    per class if these are few."""
     field = fiftyone.ViewField
     open_cases = dataset.match(field("reviewer") == None).sort_by("mean_score")  # noqa: E711  builds an expression
     dataset.save_view("queue", open_cases, "Nobody has decided yet; the lowest mean score first")
+    narrow = dataset.match(field("gates") == BORDERLINE).sort_by("mean_score")
+    dataset.save_view("borderline", narrow, "The gates cannot tell: these need a person", color=_AMBER)
+    by_agreement = dataset.exists("label_agreement").sort_by("label_agreement")
+    dataset.save_view("worst label agreement", by_agreement, "Labels that differ most from the source's boxes first")
     dataset.save_view("accepted", dataset.match_tags("accepted"), "Training uses these", color=_GREEN)
     dataset.save_view("rejected", dataset.match_tags("rejected"), "Training does not use these", color=_RED)
     if len(class_names) > _CLASS_VIEWS:
@@ -36,12 +42,19 @@ def dress(fiftyone: ModuleType, dataset) -> None:
         "labels": ["labels", "ground_truth"],
         "review": [
             "verdict",
+            "gates",
             "reasons",
+            "doubts",
             "reviewer",
             "mean_score",
+            "label_agreement",
             "boxes",
             "source_distance",
+            "train_distance",
             "held_out_distance",
+            "train_similarity",
+            "held_out_similarity",
+            "crowding",
             "note",
         ],
         "provenance": [

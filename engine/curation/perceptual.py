@@ -15,7 +15,7 @@ BITS = 64
 _GRID = 32  # pixels per side of the grey thumbnail
 _KEPT = 8  # lowest frequencies per axis
 _FLAT = 2.0  # grey levels: below this spread there is no picture, only compression noise
-_BLOCK = 1024  # rows of the distance table held in memory at once
+_CELLS = 2**24  # of the distance table held in memory at once
 
 
 def perceptual_hash(image: Image.Image) -> int:
@@ -56,8 +56,9 @@ def nearest(queries: Sequence[int], references: Sequence[int]) -> list[tuple[int
     if not len(references):
         raise ValueError("No reference hashes to compare with.")
     found: list[tuple[int, int]] = []
-    for start in range(0, len(queries), _BLOCK):
-        table = hash_distances(queries[start : start + _BLOCK], references)
+    rows = max(1, _CELLS // len(references))
+    for start in range(0, len(queries), rows):
+        table = hash_distances(queries[start : start + rows], references)
         best = table.argmin(axis=1)
         found += [(int(table[row, column]), int(column)) for row, column in enumerate(best)]
     return found

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.curation.decisions import Decisions
-from engine.curation.gates import FINAL, REJECTING, TAGS, Verdict, box_scores
+from engine.curation.label_gates import box_scores
+from engine.curation.verdicts import BORDERLINE, FINAL, REJECTING, TAGS, Verdict
 from engine.data.dataset import Dataset
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class Shown:
 def decide(verdicts: Sequence[Verdict], earlier: Decisions | None = None) -> Decisions:
     """What holds: a person's earlier word where there is one, else the gates'.
 
-    An unreadable image or a leak stays rejected whatever a person said.
+    An image that fails one of the gates in FINAL (unreadable, unusable labels, a leak) stays rejected whatever a person
+    said.
     """
     words = dict(earlier.reviewer) if earlier else {}
     accepted, rejected = set(), {}
@@ -72,7 +74,7 @@ def merge_edits(shown: Sequence[Shown], current: Decisions) -> Decisions:
 
 
 def recall_verdicts(decisions: Decisions, dataset: Dataset) -> list[Verdict]:
-    """The gates' verdicts as far as decisions.json remembers them: for showing a folder without judging it again."""
+    """The gates' verdicts as far as decisions.json remembers them: for showing a folder that has no gates.json."""
     verdicts = []
     for image in dataset.images:
         note = decisions.rejected.get(image.id, "")
@@ -95,7 +97,7 @@ def _word(image: Shown) -> str:
 def _reason(image: Shown, known: str | None) -> str:
     """Why a person's rejection holds: the gates' note if they rejected it too, else the person's own tags."""
     known = known or (image.note if image.verdict == REJECTED else None)
-    own = sorted(set(image.tags) - {ACCEPTED, REJECTED, *TAGS})
+    own = sorted(set(image.tags) - {ACCEPTED, REJECTED, BORDERLINE, *TAGS})
     if known and not (own and known.startswith("reviewer")):
         return known
     return f"reviewer: {', '.join(own)}" if own else "reviewer"

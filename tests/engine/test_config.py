@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from engine.config import digest, load_settings
+from engine.config import as_dict, digest, load_settings, settings_from
 from engine.errors import ConfigError
 
 
@@ -32,6 +32,11 @@ def test_later_layers_win(tmp_path):
         ("adapter.head=yolo", "one of fcos, retinanet"),
         ("detector.width=48", "multiple of 32"),
         ("compare.controls=equal_real", "list of words"),
+        ("review.accept_borderline=perhaps", "must be bool"),
+        ("review.borderline_bits=1.5", "must be int"),
+        ("review.borderline_margin=0.6", "at most 0.5"),
+        ("review.clump_share=0", "at least 0.01"),
+        ("review.min_label_agreement=2", "at most 1.0"),
         ("generation.class_weights=[owl=2, cat=1, owl=3]", "gives 'owl' 2 weights"),
         ("generation.styles=" + "[" * 5000, "not readable"),
         ("generation.styles=[" + "fog," * 65_537 + "]", "at most 65536"),
@@ -48,6 +53,12 @@ def test_unusable_files_are_refused(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(ConfigError, match="params.yaml"):
         load_settings(tmp_path / "params.yaml")
+
+
+def test_a_file_from_before_a_setting_was_there_gets_its_default():
+    content = as_dict(load_settings(None, ["review.min_mean_score=0.4"]))
+    content["review"] = {"min_mean_score": 0.4, "duplicate_distance": 2}
+    assert settings_from(content, "plan.json") == load_settings(None, ["review.min_mean_score=0.4"])
 
 
 def test_a_digest_follows_values_and_not_their_order():

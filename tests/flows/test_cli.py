@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import engine.evaluation.compare
 import engine.generation.run
+from engine.data.world import write_world
 from engine.errors import DatasetError, RunFailed
 from engine.ldm import embedded_folder
 from flows.cli import app
@@ -35,7 +36,7 @@ COMMANDS = {
     "generate": ("--data", "--ldm", "--adapter", "--out", "--images", "--workers", "--seed", "--store"),
     "resume": ("--workers", "--verify"),
     "verify": ("--store",),
-    "review": ("--real",),
+    "review": ("--real", "--fiftyone", "--collect", "--ldm"),
     "compare": ("--real", "--generated", "--out", "--seeds"),
     "study": ("--real", "--out", "--target", "--sizes", "--detectors", "--times", "--fit", "--seeds"),
     "tune": ("--data", "--adapter", "--out", "--minutes", "--images"),
@@ -180,6 +181,22 @@ def test_the_installed_command_keeps_the_exit_code(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "There is no dataset folder nowhere. Check the path.\n"
+
+
+def test_review_prints_what_the_gates_found_and_reads_features_with_a_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_world(tmp_path / "real", 3, 2, 2)
+    write_world(tmp_path / "drawn", 3, 1, 1, seed=9)
+    (tmp_path / "drawn" / "train.json").rename(tmp_path / "drawn" / "annotations.json")
+    result = run("review", "drawn", "--real", "real", "--fiftyone", "off", "--ldm", "world")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "Gates: 3 pass, 0 borderline, 0 fail.",
+        "The batch: not judged (fewer than 10 generated images, sources or real images: too few to tell).",
+        "3 of 3 images are accepted (0 rejected).",
+    ]
+    found = json.loads((tmp_path / "drawn" / "gates.json").read_text())
+    assert found["features"]["resolution"] == 64 and all("train_similarity" in i["scores"] for i in found["images"])
 
 
 def test_generate_passes_on_what_was_given(generate_gets):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import os
@@ -13,13 +14,13 @@ from review_world import folders  # noqa: F401
 
 from engine.config import ReviewSettings, Settings
 from engine.curation.decisions import read_decisions
-from engine.data.dataset import read_dataset
+from engine.data.dataset import read_dataset, write_dataset
 from engine.data.world import render_scene
 from engine.errors import DatasetError
 from tasks import fiftyone_connection, mongod
 from tasks.app import ensure_loaded
 from tasks.fiftyone_connection import connected_fiftyone
-from tasks.review import collect, review
+from tasks.review import collect, gate_lines, review
 
 SETTINGS = Settings(review=ReviewSettings(min_mean_score=0.5))
 
@@ -88,6 +89,46 @@ def test_review_writes_decisions_and_shows_everything(generated, fiftyone):
         counts | {"queue": 5, "accepted": 2, "rejected": 3, "class house": 5, "class car": 1, "class boat": 0} == counts
     )
     assert shown.load_saved_view("queue").values("mean_score")[0] == 0.3, "the weakest comes first"
+
+
+def test_what_the_gates_found_is_shown_and_outlives_the_database(generated, fiftyone):
+    """Image 1 agrees with its source, 2 in half of its labels, 3 is borderline."""
+    train = read_dataset(generated.real, "train")
+    truth = train.annotations_of(2)
+    drawn = generated.generate([render_scene(seed).image for seed in (100, 101, 102)], [1, 2, 3], [[], [], [0.52]])
+    labels = [dataclasses.replace(a, extra={"score": 0.9}) for a in train.annotations_of(1)]
+    labels += [dataclasses.replace(truth[0], image_id=2, extra={"score": 0.9})]
+    labels += [dataclasses.replace(drawn.annotations[0], image_id=3)]
+    labels = [dataclasses.replace(label, id=number) for number, label in enumerate(labels, start=1)]
+    write_dataset(generated.generated, "annotations", drawn.images, labels, drawn.categories)
+
+    summary = review(generated.generated, generated.real, SETTINGS)
+    assert (summary.accepted, summary.reasons) == (2, {"borderline": 1})
+    assert gate_lines(summary.gates)[0] == "Gates: 2 pass, 1 borderline (low_score 1), 0 fail."
+    name = summary.dataset
+
+    def shown(*columns: str) -> list:
+        return list(zip(*_samples(fiftyone, name).values(list(columns)), strict=True))
+
+    gates = [("pass", []), ("pass", []), ("borderline", ["low_score"])]
+    assert shown("gates", "doubts") == gates
+    assert shown("tags") == [(["accepted"],), (["accepted"],), (["rejected", "borderline"],)]
+    scores = shown("label_agreement", "train_distance", "crowding")
+    assert scores[0][0] == 1.0 and scores[1][0] == pytest.approx(2 / (1 + len(truth)), abs=1e-6)
+    assert scores[0][1] > 6 and scores[0][2] is None, "three images are too few to speak of a clump"
+    dataset = _samples(fiftyone, name)
+    assert dataset.load_saved_view("borderline").values("image_id") == [3]
+    assert dataset.load_saved_view("worst label agreement").values("image_id")[-1] == 1
+    agreement = dataset.load_saved_view("worst label agreement").values("label_agreement")
+    assert agreement == sorted(agreement) and len(agreement) == 3
+
+    dataset.match(fiftyone.ViewField("image_id") == 3).tag_samples("accepted")
+    assert collect(generated.generated).accepted == 3, "a person decides what is borderline"
+    fiftyone.delete_dataset(name)
+    assert ensure_loaded(fiftyone, generated.generated, generated.real) == name
+    assert shown("gates", "doubts") == gates and shown("tags")[2] == (["accepted", "borderline"],)
+    again = shown("label_agreement", "train_distance", "crowding")
+    assert again[1][0] == pytest.approx(scores[1][0], abs=1e-6) and again[0] == scores[0]
 
 
 def test_edits_come_back_survive_a_new_review_and_a_lost_database(generated, fiftyone):

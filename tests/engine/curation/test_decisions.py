@@ -7,8 +7,8 @@ import json
 import pytest
 
 from engine.curation.decisions import Decisions, annotations_digest, load_decisions, read_decisions, write_decisions
-from engine.curation.gates import Verdict
 from engine.curation.reviewer import Shown, decide, merge_edits, recall_verdicts
+from engine.curation.verdicts import Verdict
 from engine.data.world import render_scene
 from engine.errors import DatasetError
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
+from PIL import ImageChops, ImageOps
 
 from engine.config import ReviewSettings
-from engine.curation.gates import judge
+from engine.curation.gates import judge as judge_all
+from engine.curation.perceptual import perceptual_hash
 from engine.data.dataset import Annotation, read_dataset, write_dataset
+from engine.data.pixels import Frame
 from engine.data.world import render_scene
 from engine.errors import DatasetError
+from engine.evaluation.leakage import embed
+from engine.ldm import embedded_folder
+from engine.ldm.diffusion import load_ldm
 
 
 def _scene(seed: int):
     return render_scene(seed).image
+
+
+def judge(dataset, real, settings):
+    return judge_all(dataset, real, settings).verdicts
 
 
 def _by_id(verdicts) -> dict:
@@ -95,3 +107,54 @@ def test_images_without_provenance_are_judged_by_what_is_known(folders):
     assert [v.reasons for v in verdicts] == [(), ("leakage",)]
     assert "source_distance" not in verdicts[0].scores
     assert all(v.accepted for v in judge(dataset, {}, ReviewSettings()))
+
+
+def test_an_image_a_little_further_from_a_held_out_one_is_borderline(folders):
+    far = _scene(10).crop((2, 2, 62, 62)).resize((64, 64))
+    bits = (perceptual_hash(far) ^ perceptual_hash(_scene(10))).bit_count()
+    assert bits > 0
+    dataset = folders.generate([far, _scene(100)], [1, 2], [[0.9]] * 2)
+    settings = ReviewSettings(duplicate_distance=bits - 1)
+    first, second = judge(dataset, folders.splits(), settings)
+    assert (first.outcome, first.doubts, first.accepted) == ("borderline", ("leakage",), False)
+    assert first.note.startswith("borderline: leakage: repeats val image val_10.png") and second.outcome == "pass"
+    taken = judge(dataset, folders.splits(), dataclasses.replace(settings, accept_borderline=True))
+    assert [v.accepted for v in taken] == [True, True]
+    assert judge(dataset, folders.splits(), dataclasses.replace(settings, borderline_bits=0))[0].outcome == "pass"
+
+
+def test_mirrored_copies_of_held_out_images_leak_too(folders):
+    dataset = folders.generate([ImageOps.mirror(_scene(21)), _scene(100)], [1, 2], [[0.9]] * 2)
+    first, second = judge(dataset, folders.splits(), ReviewSettings())
+    assert first.reasons == ("leakage",) and "test_21.png" in first.note and second.outcome == "pass"
+
+
+def test_a_training_image_that_was_not_the_source_was_learnt_by_heart(folders):
+    """Image 1 repeats its source, 2 and 3 (mirrored) another training image, 4 was drawn from words alone."""
+    pictures = [_scene(0), _scene(1), ImageOps.mirror(_scene(2)), _scene(3), _scene(100)]
+    dataset = folders.generate(pictures, [1, 3, 4, 4, 1], [[0.9]] * 5)
+    dataset.images[3].extra["de"]["mode"] = "text_to_image"
+    verdicts = judge(dataset, folders.splits(), ReviewSettings())
+    assert [v.reasons for v in verdicts] == [("near_source",), *[("memorised",)] * 3, ()]
+    assert [v.accepted for v in verdicts] == [True, False, False, False, True]
+    assert "train_1.png" in verdicts[1].note and verdicts[1].scores["train_distance"] == 0
+    assert "source_distance" not in verdicts[3].scores, "a source that lends words only is none of its pixels"
+
+
+def test_features_find_leaks_and_memorised_images_that_hashes_miss(folders):
+    """Shifted by half the picture: other bits, the same things in it."""
+    folders.add_split("train", range(12))
+    ldm = load_ldm(embedded_folder(), device="cpu")
+
+    def features(dataset):
+        return embed(dataset, ldm, Frame(64, ldm.alignment)).numpy()
+
+    held_out, trained = (ImageChops.offset(_scene(seed), 32, 0) for seed in (20, 1))
+    dataset = folders.generate([held_out, trained, trained, _scene(100)], [5, 6, 2, 7], [[0.9]] * 4)
+    settings = ReviewSettings(feature_similarity=0.8)
+    assert [v.outcome for v in judge(dataset, folders.splits(), settings)] == ["pass", "pass", "fail", "pass"]
+    verdicts = judge_all(dataset, folders.splits(), settings, features).verdicts
+    assert verdicts[0].reasons == ("leakage",) and "test_20.png" in verdicts[0].note
+    assert verdicts[1].reasons == ("memorised",) and "train_1.png" in verdicts[1].note
+    assert "memorised" not in verdicts[2].reasons, "it may be like the image that it was drawn from"
+    assert verdicts[3].outcome == "pass" and verdicts[3].scores["train_similarity"] < 0.8

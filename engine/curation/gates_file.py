@@ -1,0 +1,137 @@
+"""gates.json, beside annotations.json: what the gates found, image by image and in total.
+
+    {"annotations": "<sha256 of annotations.json>", "settings": {review}, "features": null or the model's identity,
+     "batch": {"outcome": "pass", "figures": {...}, "note": "..."}, "counts": {"verdicts": {...}, "fail": {...}, ...},
+     "images": [{"id": 1, "verdict": "pass", "accepted": true, "reasons": [], "borderline": [], "scores": {...},
+                 "note": ""}, ...]}
+
+decisions.json says what training may use; this file says why the gates think so.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from engine.config import ReviewSettings, as_dict
+from engine.curation.decisions import annotations_digest
+from engine.curation.verdicts import BORDERLINE, FAIL, PASS, REJECTING, TAGS, Batch, Judgement, Verdict
+from engine.data.bounded_json import read_json
+from engine.data.coco_checks import is_number
+from engine.data.dataset import Dataset
+from engine.data.files import write_atomically
+from engine.errors import DatasetError
+
+FILE = "gates.json"
+_DIGITS = 6  # of scores: the last digits of features depend on the machine
+_CURE = "Review the folder again, or delete {file}."
+
+
+def write_gates(folder: Path, judgement: Judgement, settings: ReviewSettings, features: dict | None = None) -> Path:
+    """Write gates.json in one step. The same judgement gives the same bytes.
+
+    Args:
+        features: what gave the features, in json-ready values; None where hashes alone decided.
+
+    Raises:
+        DatasetError: the folder has no annotations.json.
+    """
+    batch = judgement.batch
+    head = {
+        "annotations": annotations_digest(folder),
+        "settings": as_dict(settings),
+        "features": features,
+        "batch": {
+            "outcome": batch.outcome,
+            "figures": {name: _rounded(figures) for name, figures in batch.figures.items()},
+            "note": batch.note,
+        },
+        "counts": judgement.counts(),
+    }
+    text = json.dumps(head, indent=1, ensure_ascii=True, allow_nan=False)
+    lines = ",\n".join(json.dumps(_entry(v), ensure_ascii=True, allow_nan=False) for v in judgement.verdicts)
+    path = Path(folder) / FILE
+    write_atomically(path, f'{text[:-2]},\n "images": [\n{lines}\n ]\n}}\n'.encode())
+    return path
+
+
+def load_gates(folder: Path, dataset: Dataset) -> Judgement | None:
+    """What the gates found in a folder, checked against its dataset; None when no gates.json is there.
+
+    Raises:
+        DatasetError: the file is broken, or belongs to another annotations.json.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        return None
+    cure = _CURE.format(file=path)
+    try:
+        content = read_json(path)
+    except DatasetError as error:
+        raise DatasetError(f"{error} {cure}") from None
+    fault = _fault(content, [image.id for image in dataset.images])
+    if fault:
+        raise DatasetError(f"{path}: {fault}. {cure}")
+    if content["annotations"] != annotations_digest(Path(folder)):
+        raise DatasetError(f"{path}: it is about another annotations.json. {cure}")
+    batch = content["batch"]
+    return Judgement(
+        tuple(_verdict(entry) for entry in content["images"]),
+        Batch(batch["outcome"], batch["figures"], batch["note"]),
+    )
+
+
+def _entry(verdict: Verdict) -> dict:
+    return {
+        "id": verdict.image_id,
+        "verdict": verdict.outcome,
+        "accepted": verdict.accepted,
+        "reasons": list(verdict.reasons),
+        "borderline": list(verdict.doubts),
+        "scores": _rounded(verdict.scores),
+        "note": verdict.note,
+    }
+
+
+def _verdict(entry: dict) -> Verdict:
+    names = (entry["id"], entry["accepted"], tuple(entry["reasons"]), entry["scores"], entry["note"])
+    return Verdict(*names, doubts=tuple(entry["borderline"]))
+
+
+def _rounded(figures: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, _DIGITS) for name, value in sorted(figures.items())}
+
+
+def _fault(content, image_ids: list[int]) -> str | None:
+    """What is wrong with the shape of the file's content; None when nothing is."""
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), str):
+        return "'annotations' must be the sha256 of annotations.json"
+    batch = content.get("batch")
+    if (
+        not isinstance(batch, dict)
+        or batch.get("outcome") not in (PASS, BORDERLINE, FAIL, None)
+        or not isinstance(batch.get("figures"), dict)
+        or not isinstance(batch.get("note"), str)
+    ):
+        return "'batch' must hold outcome, figures and note"
+    entries = content.get("images")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return "'images' must be a list of objects"
+    if [entry.get("id") for entry in entries] != image_ids:
+        return "'images' are not those of annotations.json"
+    odd = next((entry["id"] for entry in entries if not _sound(entry)), None)
+    return None if odd is None else f"the entry of image {odd} is not as the gates write it"
+
+
+def _sound(entry: dict) -> bool:
+    scores = entry.get("scores")
+    return (
+        type(entry.get("accepted")) is bool
+        and isinstance(entry.get("note"), str)
+        and isinstance(scores, dict)
+        and all(is_number(value) for value in scores.values())
+        and all(
+            isinstance(entry.get(key), list) and all(name in known for name in entry[key])
+            for key, known in (("reasons", TAGS), ("borderline", REJECTING))
+        )
+    )
