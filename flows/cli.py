@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from flows import baseline_commands, data_commands, generation_commands, ldm_commands, run_commands, step_commands
+from flows import (
+    baseline_commands,
+    data_commands,
+    generation_commands,
+    ldm_commands,
+    run_commands,
+    step_commands,
+    version_commands,
+)
 from flows.exits import GuardedGroup, quiet_logging
 
 app = typer.Typer(
@@ -38,6 +46,10 @@ for name, function in {
     "verify": data_commands.verify,
     "review": step_commands.review,
     "compare": step_commands.compare,
+    "record": version_commands.record,
+    "versions": version_commands.versions,
+    "checkout": version_commands.checkout,
+    "verdict": version_commands.verdict,
     "app": run_commands.app,
     "up": run_commands.up,
 }.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -11,6 +12,7 @@ from prefect.logging import get_run_logger
 
 from engine.config import Settings
 from engine.errors import ConfigError, RunConflict
+from tasks.verdict import note_comparison
 from tasks.version import Recorded, record
 
 
@@ -31,6 +33,18 @@ def record_version(
         recorded = Recorded(stage, skipped=str(error))
     if recorded.skipped:
         get_run_logger().warning("Stage '%s' is not recorded in DVC: %s", stage, recorded.skipped)
+    if recorded.unpushed:
+        get_run_logger().warning("%s is not in DVC's remote: %s", recorded.tag, recorded.unpushed)
     text = recorded.skipped or f"committed{f' as {recorded.tag}' if recorded.tag else ''}"
+    text += f"\n\nNot in DVC's remote: {recorded.unpushed}" if recorded.unpushed else ""
     create_markdown_artifact(f"DVC stage `{stage}`: {text}", "version")
     return recorded
+
+
+@task(name="note-comparison", cache_policy=NO_CACHE, persist_result=False)
+def note_on_versions(out: Path) -> list[str]:
+    """Note a comparison in the files of the versions that it was made on; says so where it was. Returns their names."""
+    names = note_comparison(out)
+    if names:
+        get_run_logger().info("The comparison in %s is noted at %s.", out, ", ".join(names))
+    return names

@@ -1,0 +1,123 @@
+"""DVC's cache, looked at by ourselves: DVC delivers a damaged object without a word."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.data.bounded_json import read_json
+from engine.data.files import name_problem
+from engine.errors import DatasetError, RunFailed
+from tasks.version_entry import Version
+from tasks.workspace import dvc
+
+MAX_LISTED = 10
+FOLDER_MARK = ".dir"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Content that a version holds: its path from the workspace, its md5, and the cache's object of it.
+
+    listing: it is the list of a folder's files, and no file of the workspace.
+    """
+
+    path: str
+    md5: str
+    cached: Path
+    listing: bool = False
+
+    def problem(self, at: Path) -> str | None:
+        """Why the file `at` does not have this content; None where it does."""
+        try:
+            found = md5_of(at)
+        except FileNotFoundError:
+            return "is missing"
+        except OSError as error:
+            return f"is not readable ({error.strerror})"
+        return None if found == self.md5 else f"has changed (md5 {found}, recorded {self.md5})"
+
+
+def md5_of(path: Path) -> str:
+    """md5 of a file, which is how DVC names content. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def cache_of(workspace: Path) -> Path:
+    """The folder of DVC's objects, which several workspaces may share. Raises RunFailed."""
+    return workspace / dvc(workspace, ["cache", "dir"], "find DVC's cache").strip() / "files" / "md5"
+
+
+def object_path(cache: Path, md5: str) -> Path:
+    """Where the object of that md5 lies; of a folder the md5 ends with .dir."""
+    return cache / md5[:2] / md5[2:]
+
+
+def fetched(workspace: Path, version: Version, cache: Path, outputs: Sequence[Mapping]) -> list[Held]:
+    """All content of a version's outputs, as in dvc.lock; what the cache lacks comes from the remote, if there is one.
+
+    Raises:
+        RunFailed: objects are missing or damaged; names them and the cure. The workspace is untouched.
+    """
+    if _lacking(cache, outputs) and dvc(workspace, ["remote", "list"], "list DVC's remotes").strip():
+        _fetch(workspace, version)
+    held = list(_held(cache, outputs))
+    damaged = [(one, found) for one in held if one.cached.is_file() and (found := one.problem(one.cached))]
+    if damaged:
+        listed = "\n".join(f"  {one.path}: {one.cached} {found}" for one, found in damaged[:MAX_LISTED])
+        raise RunFailed(
+            f"Nothing was changed: {len(damaged)} objects of {version.name} are damaged in DVC's cache:\n{listed}\n"
+            "Delete those files and give the same command again: they are fetched from DVC's remote. Without a remote "
+            f"they are lost: `git checkout {version.name}` and `dvc repro {version.stage}` make the version anew."
+        )
+    lacking = _lacking(cache, outputs)
+    if lacking:
+        raise RunFailed(
+            f"Nothing was changed: {len(lacking)} objects of {version.name} are neither in DVC's cache nor in a "
+            f"remote, the first: {lacking[0].path} ({lacking[0].cached}). Where another copy of this workspace has "
+            f"them, push them from there to a remote that both know; else `git checkout {version.name}` and "
+            f"`dvc repro {version.stage}` make the version anew."
+        )
+    return held
+
+
+def _lacking(cache: Path, outputs: Sequence[Mapping]) -> list[Held]:
+    return [held for held in _held(cache, outputs) if not held.cached.is_file()]
+
+
+def _held(cache: Path, outputs: Sequence[Mapping]) -> Iterator[Held]:
+    """The outputs' own objects; and the files of each folder whose listing is there and whole."""
+    for output in outputs:
+        md5 = output["md5"]
+        folder = md5.endswith(FOLDER_MARK)
+        own = Held(output["path"], md5.removesuffix(FOLDER_MARK), object_path(cache, md5), folder)
+        yield own
+        if folder and not own.problem(own.cached):
+            yield from _files(cache, own)
+
+
+def _files(cache: Path, listing: Held) -> Iterator[Held]:
+    entries = read_json(listing.cached)
+    for entry in entries if isinstance(entries, list) else [None]:
+        name, md5 = (entry.get("relpath"), entry.get("md5")) if isinstance(entry, dict) else (None, None)
+        if name_problem(name) or not isinstance(md5, str):
+            raise DatasetError(f"{listing.cached} is no list of files as DVC writes it: {str(entry)[:200]}.")
+        yield Held(f"{listing.path}/{name}", md5, object_path(cache, md5))
+
+
+def _fetch(workspace: Path, version: Version) -> None:
+    """As `dvc fetch` of that tag alone, which the command has no words for (--all-tags fetches every version)."""
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(workspace)) as repo:
+            repo.fetch(targets=[version.stage], revs=[version.name], workspace=False)
+    except Exception as error:  # every kind of remote has its own types
+        raise RunFailed(
+            f"Nothing was changed: {version.name} is not whole in DVC's cache, and could not be fetched from the "
+            f"remote ({type(error).__name__}: {' '.join(str(error).split())[:500]}). Put the cause right and give the "
+            "same command again."
+        ) from None
