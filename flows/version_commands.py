@@ -60,8 +60,8 @@ def checkout(
     typer.echo(f"{name} is back in {', '.join(restored.outputs)}: {restored.files} files, all as they were recorded.")
     if restored.differs:
         typer.echo(
-            f"Its stage differs from today's workspace in: {restored.differs}. `git diff {name} -- params.yaml dvc.yaml` "
-            f"shows settings; `dvc repro` would make stage '{restored.version.stage}' anew."
+            f"Its stage was run with other settings or parents than today's: {restored.differs}. `git diff {name} -- "
+            f"params.yaml dvc.yaml` shows settings; `dvc repro` would make stage '{restored.version.stage}' anew."
         )
 
 

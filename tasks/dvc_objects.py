@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.data.bounded_json import read_json
 from engine.data.files import name_problem
 from engine.errors import DatasetError, RunFailed
 from tasks.version_entry import Version
-from tasks.workspace import dvc
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 MAX_LISTED = 10
 FOLDER_MARK = ".dir"
@@ -48,7 +53,28 @@ def md5_of(path: Path) -> str:
 
 def cache_of(workspace: Path) -> Path:
     """The folder of DVC's objects, which several workspaces may share. Raises RunFailed."""
-    return workspace / dvc(workspace, ["cache", "dir"], "find DVC's cache").strip() / "files" / "md5"
+    with _opened(workspace) as repo:
+        return Path(repo.cache.local.path)
+
+
+def has_remote(workspace: Path) -> bool:
+    """Whether DVC knows a remote here. Raises RunFailed."""
+    with _opened(workspace) as repo:
+        return bool(repo.config["remote"])
+
+
+@contextmanager
+def _opened(workspace: Path) -> Iterator[Repo]:
+    """DVC's own library, for what needs no lock: its command takes a second for each question."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(str(workspace))
+    except DvcException as error:
+        raise RunFailed(f"DVC cannot open {workspace.absolute()}: {' '.join(str(error).split())[:500]}") from None
+    with repo:
+        yield repo
 
 
 def object_path(cache: Path, md5: str) -> Path:
@@ -62,8 +88,9 @@ def fetched(workspace: Path, version: Version, cache: Path, outputs: Sequence[Ma
     Raises:
         RunFailed: objects are missing or damaged; names them and the cure. The workspace is untouched.
     """
-    if _lacking(cache, outputs) and dvc(workspace, ["remote", "list"], "list DVC's remotes").strip():
-        _fetch(workspace, version)
+    reason = "there is no remote"
+    if _lacking(cache, outputs) and has_remote(workspace):
+        reason = _fetch(workspace, version)
     held = list(_held(cache, outputs))
     damaged = [(one, found) for one in held if one.cached.is_file() and (found := one.problem(one.cached))]
     if damaged:
@@ -76,10 +103,11 @@ def fetched(workspace: Path, version: Version, cache: Path, outputs: Sequence[Ma
     lacking = _lacking(cache, outputs)
     if lacking:
         raise RunFailed(
-            f"Nothing was changed: {len(lacking)} objects of {version.name} are neither in DVC's cache nor in a "
-            f"remote, the first: {lacking[0].path} ({lacking[0].cached}). Where another copy of this workspace has "
-            f"them, push them from there to a remote that both know; else `git checkout {version.name}` and "
-            f"`dvc repro {version.stage}` make the version anew."
+            f"Nothing was changed: {len(lacking)} objects of {version.name} are not in DVC's cache ({reason}), the "
+            f"first: {lacking[0].path} ({lacking[0].cached}). Where the remote is out of reach, put that right and "
+            "give the same command again. Where another copy of this workspace has them, push them from there to a "
+            f"remote that both know. Else `git checkout {version.name}` and `dvc repro {version.stage}` make the "
+            "version anew."
         )
     return held
 
@@ -108,16 +136,32 @@ def _files(cache: Path, listing: Held) -> Iterator[Held]:
         yield Held(f"{listing.path}/{name}", md5, object_path(cache, md5))
 
 
-def _fetch(workspace: Path, version: Version) -> None:
-    """As `dvc fetch` of that tag alone, which the command has no words for (--all-tags fetches every version)."""
-    from dvc.repo import Repo
+def _fetch(workspace: Path, version: Version) -> str:
+    """As `dvc fetch` of that tag alone, which the command has no words for (--all-tags fetches every version).
 
+    Returns:
+        What became of it, in words: some of the objects may have come although it failed.
+    """
+    with _silenced("dvc", "dvc_data", "dvc_objects"):
+        try:
+            with _opened(workspace) as repo:
+                # Else DVC takes the remotes that the tag's own configuration names, and those may have moved since.
+                remotes = {"core": dict(repo.config["core"]), "remote": dict(repo.config["remote"])}
+                repo.fetch(targets=[version.stage], revs=[version.name], workspace=False, config=remotes)
+        except Exception as error:  # every kind of remote has its own types
+            return f"fetching failed: {' '.join(str(error).split())[:500] or type(error).__name__}"
+    return "nor in the remote"
+
+
+@contextmanager
+def _silenced(*names: str) -> Iterator[None]:
+    """Inside the block these libraries log nothing: they would show tracebacks of what is told in one message."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
-        with Repo(str(workspace)) as repo:
-            repo.fetch(targets=[version.stage], revs=[version.name], workspace=False)
-    except Exception as error:  # every kind of remote has its own types
-        raise RunFailed(
-            f"Nothing was changed: {version.name} is not whole in DVC's cache, and could not be fetched from the "
-            f"remote ({type(error).__name__}: {' '.join(str(error).split())[:500]}). Put the cause right and give the "
-            "same command again."
-        ) from None
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from engine.errors import RunFailed
 from engine.generation.contents import GENERATED, content_of, kind_of
 from engine.report.dataset_card import write_card
+from tasks.dvc_objects import has_remote
 from tasks.stages import Stage
 from tasks.version_entry import Version, write_version
 from tasks.version_facts import facts_of, folder_of, out_of, outputs_of
@@ -69,7 +70,7 @@ def _tag(wanted: Stage, version: Version) -> str:
 
 def push_stage(wanted: Stage) -> str | None:
     """Send the stage's outputs to DVC's remote, where there is one. Returns why it failed, if it did."""
-    if not dvc(wanted.workspace, ["remote", "list"], "list DVC's remotes").strip():
+    if not has_remote(wanted.workspace):
         return None
     try:
         dvc(wanted.workspace, ["push", wanted.name], f"push stage '{wanted.name}' to DVC's remote")
