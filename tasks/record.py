@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from engine.config import Settings
-from engine.errors import ConfigError, RunConflict
+from engine.errors import ConfigError, RunConflict, RunFailed
 from tasks.verdict import note_comparison
 from tasks.version import Recorded, record
 
@@ -43,8 +43,16 @@ def record_version(
 
 @task(name="note-comparison", cache_policy=NO_CACHE, persist_result=False)
 def note_on_versions(out: Path) -> list[str]:
-    """Note a comparison in the files of the versions that it was made on; says so where it was. Returns their names."""
-    names = note_comparison(out)
+    """Note a comparison in the files of the versions that it was made on; says so where it was. Returns their names.
+
+    A git that refuses does not undo a comparison that is done: it is a warning with the cure.
+    """
+    try:
+        names = note_comparison(out)
+    except RunFailed as error:
+        cure = f"`de verdict VERSION candidate --reason ... --comparison {out}` notes it"
+        get_run_logger().warning("The comparison in %s is noted at no version; %s. %s", out, cure, error)
+        return []
     if names:
         get_run_logger().info("The comparison in %s is noted at %s.", out, ", ".join(names))
     return names
