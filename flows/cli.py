@@ -13,6 +13,7 @@ from flows import (
     step_commands,
     study_commands,
     tune_command,
+    version_commands,
 )
 from flows.exits import GuardedGroup, quiet_logging
 
@@ -49,6 +50,10 @@ for name, function in {
     "compare": step_commands.compare,
     "study": study_commands.study,
     "tune": tune_command.tune,
+    "record": version_commands.record,
+    "versions": version_commands.versions,
+    "checkout": version_commands.checkout,
+    "verdict": version_commands.verdict,
     "app": run_commands.app,
     "up": run_commands.up,
 }.items():

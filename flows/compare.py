@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow
 
 from tasks.detector import compare_arms
-from tasks.record import record_version
+from tasks.record import note_on_versions, record_version
 from tasks.scores import Comparison
 from tasks.settings import open_ldm, open_settings
 
@@ -41,6 +41,8 @@ def compare(
     further = {name: Path(folder) for name, folder in (arms or {}).items()}
     searched = None if ldm is None else open_ldm(params, overrides or [], ldm)
     comparison = compare_arms(Path(real), Path(generated), Path(out), settings, seeds, further, searched)
+    if record:
+        note_on_versions(Path(out))
     if record and not further:
         options = {"real": real, "generated": generated, "out": out, "seeds": seeds}
         record_version("compare", options, settings)

@@ -196,10 +196,12 @@ def compare(
     from engine.evaluation.compare import compare as run
     from tasks.scores import summarise, verdict_line, write_plot_data
     from tasks.settings import open_ldm, open_settings
+    from tasks.version_list import tag_of
 
     settings = open_settings(params, overrides or [])[1]
     searched = None if ldm is None else open_ldm(params, overrides or [], ldm)
-    results = run(real, generated, out, settings, seeds, further=named_folders(arm or []), ldm=searched)
+    further = named_folders(arm or [])
+    results = run(real, generated, out, settings, seeds, further=further, ldm=searched, version_of=tag_of)
     write_plot_data(results, out)
     comparison = summarise(results, out)
     typer.echo(f"{verdict_line(comparison)}\nReport: {comparison.report}")

@@ -21,6 +21,7 @@ def train_adapter(
     params: str | None = None,
     overrides: list[str] | None = None,
     record: bool = True,
+    version: str | None = None,
 ) -> TrainedAdapter:
     """Train the Detection-Adapter on real labelled images.
 
@@ -32,6 +33,7 @@ def train_adapter(
         params: settings file; params.yaml of the current folder where none is given.
         overrides: strings section.key=value.
         record: commit to DVC where the run did the work of the stages `adapt-ldm` and `train-adapter`.
+        version: name of a checkpoint; the recorded adapter is tagged <name>-v<N> in git.
     """
     overrides = overrides or []
     if base is not None:
@@ -41,6 +43,6 @@ def train_adapter(
             record_version("adapt-ldm", {"data": data, "ldm": base, "out": ldm}, settings)
     model, settings = open_settings(params, overrides, ldm)
     trained = train(Path(data), model, Path(out), settings)
-    if record:
-        record_version("train-adapter", {"data": data, "ldm": ldm, "out": out}, settings)
+    if record or version:
+        record_version("train-adapter", {"data": data, "ldm": ldm, "out": out}, settings, version)
     return trained

@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from engine.config import LdmSettings, Settings
 from tasks.retry import RETRIED
 from tasks.scores import Comparison, percent, summarise, verdict_line, write_plot_data
+from tasks.version_list import tag_of
 
 
 @task(name="compare", cache_policy=NO_CACHE, **RETRIED)
@@ -37,9 +38,7 @@ def compare_arms(
     def show(done: int, total: int) -> None:
         update_progress_artifact(shown, 100 * done / total)
 
-    results = compare(
-        Path(real), Path(generated), Path(out), settings, seeds, on_progress=show, further=further, ldm=ldm
-    )
+    results = compare(Path(real), Path(generated), Path(out), settings, seeds, show, further, ldm, version_of=tag_of)
     write_plot_data(results, Path(out))
     comparison = summarise(results, Path(out))
     rows = [

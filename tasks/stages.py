@@ -66,7 +66,7 @@ def read_stage(workspace: Path, name: str) -> Stage:
         raise ConfigError(f"{where}: its command must be a `de` step, not: {commands[0]}")
     options, overrides = _options(tokens[tokens.index("de") + 2 :], where)
     _, settings = open_settings(options.get("params"), overrides, options.get("ldm"), workspace)
-    return Stage(name, options, settings, _sections(entry), _git_files(entry), workspace)
+    return Stage(name, options, settings, _sections(entry), git_files_of(entry), workspace)
 
 
 def _options(tokens: Sequence[str], where: str) -> tuple[dict[str, str], list[str]]:
@@ -93,7 +93,7 @@ def _sections(entry: Mapping) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
-def _git_files(entry: Mapping) -> tuple[str, ...]:
+def git_files_of(entry: Mapping) -> tuple[str, ...]:
     """Outputs marked `cache: false`: small files that git keeps."""
     entries = [item for kind in ("outs", "metrics", "plots") for item in entry.get(kind, ())]
     outputs = [item for item in entries if isinstance(item, Mapping)]

@@ -2,15 +2,16 @@
 
 A stage's command is the plain `de` command of the step. A flow that did the same work with the same settings calls
 `record`; then `dvc status` is clean and `dvc repro` has nothing to do. Inside `dvc repro` nothing is recorded.
+
+With the name of a dataset the record is a version: a commit and a tag <name>-v<N> in git, with `versions/<tag>.json`
+beside it. Any step may be cut off: the same call again ends in the same version, and equal content is one version.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +19,26 @@ from pathlib import Path
 import yaml
 
 from engine.config import Settings, as_dict, digest
-from engine.errors import ConfigError, RunConflict, RunFailed
+from engine.errors import ConfigError, RunConflict
 from tasks.stages import Stage, read_stage
+from tasks.version_entry import DATASET_NAME
+from tasks.version_make import commit_stage, make_version, push_stage
+from tasks.workspace import dvc, owned, why_no_workspace
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What became of a recording: `stage` committed to DVC (and `tag` set), or skipped and why."""
+    """What became of a recording: `stage` committed to DVC (and `tag` set), or skipped and why.
+
+    unpushed: why a tagged version is not in DVC's remote; None where it is, or where there is no remote.
+    """
 
     stage: str
     tag: str | None = None
     skipped: str | None = None
+    unpushed: str | None = None
 
 
 def record(
@@ -47,16 +55,17 @@ def record(
         options: what the run was called with, by the names of the step's command-line options (data, out, images ...).
         settings: of the run.
         workspace: folder of dvc.yaml; None for the current one.
-        dataset: also commit to git and tag `<dataset>-v<N>`, N one above the last.
+        dataset: also make it a version: see the module. It is pushed to DVC's remote where there is one; git is never
+            pushed.
 
     Raises:
         RunConflict: the run wrote the stage's output with other options or settings than the stage's; names them.
         RunFailed: DVC or git failed.
         ConfigError: the stage's command cannot be compared, or a dataset's name makes no tag.
+        DatasetError, ModelError: the output cannot be a version, for it is broken.
     """
     workspace = Path(workspace or Path())
-    if dataset and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", dataset):
-        raise ConfigError(f"A version is tagged <name>-v<N>; '{dataset}' has more than letters, digits, - and _.")
+    _check_name(dataset)
     reason = _why_not(stage, workspace)
     if reason:
         logger.info("Stage '%s' is not recorded: %s", stage, reason)
@@ -66,10 +75,31 @@ def record(
         reason = f"the run wrote {options['out']}, the stage writes {wanted.options.get('out')}"
         return Recorded(stage, skipped=reason)
     _check_same_work(wanted, options, settings)
-    _check_lock_file(workspace)
-    _run(workspace, [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "-f", stage], f"commit stage '{stage}'")
-    tag = _tag(workspace, wanted, dataset) if dataset else None
-    return Recorded(stage, tag)
+    return _record(wanted, dataset)
+
+
+def name_version(stage: str, dataset: str, workspace: Path | None = None) -> Recorded:
+    """Make what `dvc repro` wrote a version: as `record`, of a stage that is up to date.
+
+    Raises:
+        ConfigError: no workspace, no such stage, or a name that makes no tag.
+        RunConflict: the stage is not up to date, so what is there may not be its work.
+        The others: see `record`.
+    """
+    workspace = Path(workspace or Path())
+    _check_name(dataset)
+    reason = _why_not(stage, workspace)
+    if reason:
+        raise ConfigError(f"No version was made: {reason}.")
+    wanted = read_stage(workspace, stage)
+    status = json.loads(dvc(workspace, ["status", "--json", stage], f"see whether stage '{stage}' is up to date"))
+    if status:
+        raise RunConflict(
+            f"No version was made: stage '{stage}' is not up to date ({json.dumps(status.get(stage))}). "
+            f"`dvc repro {stage}` makes it anew; where you changed its outputs on purpose, `dvc commit {stage}` keeps "
+            "them."
+        )
+    return _record(wanted, dataset)
 
 
 def work_digest(options: Mapping[str, object], settings: Settings, sections: Sequence[str]) -> str:
@@ -78,12 +108,18 @@ def work_digest(options: Mapping[str, object], settings: Settings, sections: Seq
     return digest([{k: str(v) for k, v in sorted(options.items())}, {name: values[name] for name in sorted(sections)}])
 
 
+def _check_name(dataset: str | None) -> None:
+    if dataset and not DATASET_NAME.fullmatch(dataset):
+        raise ConfigError(f"A version is tagged <name>-v<N>; '{dataset}' has more than letters, digits, - and _.")
+
+
 def _why_not(stage: str, workspace: Path) -> str | None:
     """Why there is nothing to record here; None when there is."""
     if os.environ.get("DVC_STAGE"):
         return "DVC itself runs this step and records it"
-    if not (workspace / ".dvc").is_dir() or not (workspace / "dvc.yaml").is_file():
-        return f"{workspace.absolute()} is no DVC workspace (`git init` and `dvc init` make one)"
+    reason = why_no_workspace(workspace)
+    if reason:
+        return reason
     stages = (yaml.safe_load((workspace / "dvc.yaml").read_text(encoding="utf-8")) or {}).get("stages") or {}
     return None if stage in stages else f"dvc.yaml has no stage '{stage}'"
 
@@ -109,53 +145,7 @@ def _check_same_work(wanted: Stage, options: Mapping[str, object], settings: Set
     )
 
 
-def _check_lock_file(workspace: Path) -> None:
-    """An empty lock file, left by a full disk or a power cut, makes DVC refuse everything with no word of the cure."""
-    path = workspace / ".dvc" / "tmp" / "rwlock"
-    if path.is_file() and path.stat().st_size == 0:
-        raise RunFailed(
-            f"DVC's lock file {path} is empty, and DVC refuses to work with it. Make sure that no dvc command is "
-            "running, delete that file, and start the run again: what it finished is kept."
-        )
-
-
-def _tag(workspace: Path, wanted: Stage, dataset: str) -> str:
-    """Commit what pins this version to git, and tag it."""
-    existing = _git(workspace, ["tag", "--list", f"{dataset}-v*"], "list tags").split()
-    numbers = [int(m[1]) for name in existing if (m := re.fullmatch(re.escape(dataset) + r"-v(\d+)", name))]
-    tag = f"{dataset}-v{max(numbers, default=0) + 1}"
-    names = ["dvc.yaml", "dvc.lock", "params.yaml", *wanted.git_files]
-    files = [name for name in names if (workspace / name).exists()]
-    # DVC hides its outputs from git in .gitignore files beside them.
-    files += _git(workspace, ["ls-files", "-mo", "--exclude-standard", "--", "*.gitignore"], "list files").splitlines()
-    _git(workspace, ["add", "--", *files], "add the version's files")
-    if _git(workspace, ["status", "--porcelain", "--untracked-files=no", "--", *files], "see what changed").strip():
-        _git(workspace, ["commit", "-q", "-m", f"{tag}: stage {wanted.name}", "--", *files], "commit the version")
-    _git(workspace, ["tag", "-a", tag, "-m", f"{tag}: outputs of stage {wanted.name}"], "tag the version")
-    return tag
-
-
-def _git(workspace: Path, arguments: list[str], purpose: str) -> str:
-    return _run(workspace, ["git", *arguments], purpose)
-
-
-def _run(workspace: Path, command: list[str], purpose: str) -> str:
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "GIT_TERMINAL_PROMPT": "0"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=workspace,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=3600,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RunFailed(f"Could not {purpose}: {error}. The run's files are kept.") from None
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()[-1500:]
-        raise RunFailed(
-            f"Could not {purpose} ({command[0]} ended with {done.returncode}). The run's files are kept.\n{said}"
-        )
-    return done.stdout
+def _record(wanted: Stage, dataset: str | None) -> Recorded:
+    with owned(wanted.workspace):
+        tag = make_version(wanted, dataset) if dataset else commit_stage(wanted)
+    return Recorded(wanted.name, tag, unpushed=push_stage(wanted) if tag else None)

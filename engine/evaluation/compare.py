@@ -27,6 +27,7 @@ from engine.evaluation.curves import precision_recall_of
 from engine.evaluation.leakage import check_leakage
 from engine.evaluation.matching import image_results
 from engine.evaluation.per_image import largest_changes
+from engine.evaluation.pinned import VersionOf, no_version, trained_on
 from engine.evaluation.results import Arm, build_results, write_results
 from engine.evaluation.scaling import nested_subset, scaling_of
 from engine.evaluation.statistics import paired_difference
@@ -46,6 +47,7 @@ def compare(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     further: Mapping[str, Path] | None = None,
     ldm: LdmSettings | None = None,
+    version_of: VersionOf = no_version,
 ) -> dict:
     """Train every arm with every seed, score on the untouched test split, write results.json and report.html.
 
@@ -54,6 +56,7 @@ def compare(
             review rejected (decisions.json) are left out. further: more of them, an arm each, by name.
         ldm: a diffusion model whose features are compared too in the search for leaks.
         on_progress: called with (trainings done, trainings in all).
+        version_of: names the version of a dataset by its digests, for results.json.
 
     Raises:
         DatasetError: splits missing or with different classes, nothing generated was accepted, a generated dataset is
@@ -72,11 +75,18 @@ def compare(
         raise ConfigError(f"--arm {min(taken)}=...: compare.scaling has an arm of that name. Choose another.")
     arms += plan_arms(train, accepted, dataclasses.replace(settings.compare, controls=()), scaled)[2:]
     leakage = _check_leakage(real, {"train": train, "generated": accepted, **others}, test, settings, ldm)
+    pinned = trained_on(
+        (real, {"train": train.digest(), "test": test.digest()}),
+        (generated, accepted),
+        {name: (folder, others[name]) for name, folder in (further or {}).items()},
+        version_of,
+    )
     count = list(range(seeds or settings.compare.seeds))
     jobs = plan_jobs(arms, count, out, settings, test)
     run_jobs(jobs, test, settings, on_progress)
     multiples = {name: len(data.images) / len(train.images) for name, data in scaled.items()}
     extra = {"leakage": leakage, "further": {name: str(folder) for name, folder in (further or {}).items()}}
+    extra["trained_on"] = pinned
     return _write(real, generated, out, settings, arms, jobs, train, test, accepted, count, multiples, extra)
 
 
@@ -147,6 +157,7 @@ def _write(
         for arm in arms
         if arm.name not in (TREATMENT, *multiples)
     }
+    digests = extra["trained_on"]["real"]["content"]
     results = build_results(
         summary,
         differences,
@@ -159,8 +170,8 @@ def _write(
         versions=versions(),
         data={
             "real": real.name,
-            "train": {"images": len(train.images), "objects": len(train.annotations), "sha256": train.digest()},
-            "test": {"images": len(test.images), "objects": len(test.annotations), "sha256": test.digest()},
+            "train": {"images": len(train.images), "objects": len(train.annotations), "sha256": digests["train"]},
+            "test": {"images": len(test.images), "objects": len(test.annotations), "sha256": digests["test"]},
             "accepted": {"images": len(accepted.images), "objects": len(accepted.annotations)},
         },
         generated=_generated_summary(generated, accepted),

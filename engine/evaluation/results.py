@@ -10,6 +10,7 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
                    baseline, treatment}} of every arm against its baseline; delta: the one of `treatment`
     against: {arm: the same of the treatment against that arm}
     further: {arm: folder}; leakage: see leakage.py; scaling: see scaling.py, where there is a scaling curve
+    trained_on: {real, generated, further: {arm}} of {folder, content: {what: sha256}, version: a tag or null}
     seeds, versions, adapter (its card), gallery
     data: {split: {images, objects, sha256}}
     generated: {planned, kept, dropped: {reason: n}, failed: {reason: n}, boxes, ignored, dropped_boxes: {reason: n},

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from engine.config import digest
 from engine.errors import RunFailed
+from engine.generation.card_mark import remove_outdated_card
 from engine.generation.durable import replace_durably, sync_folder, to_json
 from engine.generation.lock import lock
 from engine.generation.plan import Plan, item_file
@@ -52,6 +53,7 @@ def merge(out: Path, store: Path | str | Store | None = None) -> dict:
         merged = _Merged(out, store, plan)
         annotations_sha256 = replace_durably(out / "annotations.json", merged.chunks())
         merged.remove_strangers()
+        remove_outdated_card(out, annotations_sha256)
         sync_folder(out / "images")
         manifest = merged.manifest(annotations_sha256)
         text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False)

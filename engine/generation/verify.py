@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from engine.errors import DatasetError
+from engine.generation.card_mark import card_problem
 from engine.generation.durable import sha256_of
 from engine.generation.plan import Plan
 from engine.generation.plan_file import load_plan
@@ -117,6 +118,9 @@ class _Merged:
                 yield "annotations.json has changed (sha256 differs)"
         except OSError as error:
             yield f"annotations.json is not readable ({error})"
+        of_card = card_problem(self.out, expected["annotations_sha256"])
+        if of_card:
+            yield of_card
         yield from self.of_images
         complete = found.whole == plan.shards
         if complete and found.counts.as_dict() != expected["counts"]:

@@ -18,6 +18,7 @@ _LINES = (
      "detector.name detector.steps detector.batch_size detector.learning_rate"),
     ("What the detector sees", "{} px on the short edge", "detector.resolution"),
     ("Diffusion model", "{}", "ldm.id"),
+    ("Generated data, its version", "{}", "pinned.version"),
     ("Encode ratios", "{} to {}", "drawn.strength_min drawn.strength_max"),
     ("Sampler", "{}, {} steps, guidance {} to {}", "drawn.sampler drawn.steps drawn.guidance_min drawn.guidance_max"),
     ("Prompt", "{}", "drawn.prompt"),
@@ -31,6 +32,7 @@ def settings_that_matter(results: Mapping) -> list[tuple[str, str]]:
     all there are left out."""
     drawn = results["generated"].get("drawn_with") or {}
     known = {**comparison_settings(results["settings"]), "drawn": drawn, "ldm": drawn.get("ldm")}
+    known["pinned"] = (results.get("trained_on") or {}).get("generated")
     rows = []
     for words, template, names in _LINES:
         values = [_setting(known, *name.split(".")) for name in names.split()]

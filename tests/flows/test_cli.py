@@ -40,6 +40,10 @@ COMMANDS = {
     "compare": ("--real", "--generated", "--out", "--seeds"),
     "study": ("--real", "--out", "--target", "--sizes", "--detectors", "--times", "--fit", "--seeds"),
     "tune": ("--data", "--adapter", "--out", "--minutes", "--images"),
+    "record": ("STAGE", "NAME"),
+    "versions": ("--json",),
+    "checkout": ("VERSION", "--force"),
+    "verdict": ("VERSION", "--reason", "--comparison"),
     "app": ("--port",),
     "up": ("--port",),
 }
@@ -300,7 +304,7 @@ def test_compare_writes_plot_data_and_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(
         engine.evaluation.compare,
         "compare",
-        lambda *arguments, **further: further == {"further": {"other": Path("o")}, "ldm": None} and results,
+        lambda *_, further, ldm, version_of: (further, ldm) == ({"other": Path("o")}, None) and results,
     )
     out = tmp_path / "out"
     out.mkdir()

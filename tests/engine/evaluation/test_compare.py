@@ -92,7 +92,11 @@ def test_rejected_images_take_no_part(world_folder, generated, tmp_path):
 
 def test_a_comparison_leaves_results_and_report_and_goes_on_where_it_stopped(world_folder, generated, tmp_path):
     settings = load_settings(None, [*FAST, "ldm.device=cpu", "compare.bootstrap=50"])
-    results = compare(world_folder, generated, tmp_path, settings, seeds=2)
+    results = compare(world_folder, generated, tmp_path, settings, seeds=2, version_of=lambda found: min(found) + "-v1")
+    pinned = results["trained_on"]
+    assert pinned["real"]["content"]["train"] == read_dataset(world_folder, "train").digest()
+    assert (pinned["real"]["version"], pinned["generated"]["version"]) == ("test-v1", "annotations-v1")
+    assert "annotations-v1" in (tmp_path / "report.html").read_text()
     assert set(results["arms"]) == {"real", "real+de"} and len(results["arms"]["real"]["map"]) == 2
     assert results["delta"]["ci95"][0] <= results["delta"]["mean"] <= results["delta"]["ci95"][1]
     assert json.loads((tmp_path / "results.json").read_text())["seeds"] == [0, 1]

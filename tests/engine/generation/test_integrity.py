@@ -11,7 +11,11 @@ from engine.config import load_settings
 from engine.data.dataset import read_dataset
 from engine.errors import DatasetError
 from engine.evaluation.compare import compare
+from engine.generation.contents import read_manifest
 from engine.generation.integrity import check_unchanged
+from engine.generation.merge import merge
+from engine.generation.verify import verify
+from engine.report.dataset_card import write_card
 from flows.cli import app
 
 
@@ -85,3 +89,17 @@ def test_a_changed_dataset_is_not_exported(generated, tmp_path):
     assert not (tmp_path / "sent").exists()
     image.write_bytes(whole)
     assert CliRunner().invoke(app, command).exit_code == 0
+
+
+def test_a_card_in_the_folder_is_known_and_one_of_other_labels_is_named_and_goes_with_the_next_merge(generated):
+    card = write_card(generated, "coco-de-v1", None, None, None)
+    check(generated)
+    assert verify(generated) == []
+    merge(generated)
+    assert card.exists() and verify(generated) == []
+    now = read_manifest(generated)["annotations_sha256"]
+    card.write_text(card.read_text().replace(now, "0" * 64))
+    assert verify(generated) == ["CARD.md tells of another annotations.json"]
+    check(generated)  # whoever trains is not kept from it
+    merge(generated)
+    assert not card.exists() and verify(generated) == []
