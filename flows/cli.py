@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from flows import baseline_commands, data_commands, generation_commands, ldm_commands, run_commands, step_commands
+from flows import (
+    baseline_commands,
+    data_commands,
+    generation_commands,
+    ldm_commands,
+    run_commands,
+    step_commands,
+    workspace_commands,
+)
 from flows.exits import GuardedGroup, quiet_logging
 
 app = typer.Typer(
@@ -21,6 +29,7 @@ app = typer.Typer(
 
 for name, function in {
     "demo": run_commands.demo,
+    "init": workspace_commands.init,
     "import": data_commands.import_,
     "export": data_commands.export,
     "validate": data_commands.validate,
