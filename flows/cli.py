@@ -30,6 +30,7 @@ app = typer.Typer(
 for name, function in {
     "demo": run_commands.demo,
     "init": workspace_commands.init,
+    "status": workspace_commands.status,
     "import": data_commands.import_,
     "export": data_commands.export,
     "validate": data_commands.validate,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shlex
 from pathlib import Path
@@ -71,3 +73,21 @@ def _next_commands(folder: Path) -> list[str]:
         f"{prefix}dvc repro    # fit the model, train the adapter, generate, review, compare",
         f"{prefix}de status    # what is there, and the answer",
     ]
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace; else the current folder.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="The figures, for machines.")] = False,
+) -> None:
+    """Show a workspace: datasets, models, adapters, generated data, comparisons, versions, flows that run.
+
+    Reads files only. Example: de status my-workspace
+    """
+    from flows.status_table import status_table
+    from tasks.status import read_status
+
+    found = read_status(folder)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found), indent=1))
+    else:
+        typer.echo(printable(status_table(found)))
