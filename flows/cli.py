@@ -31,6 +31,7 @@ for name, function in {
     "demo": run_commands.demo,
     "init": workspace_commands.init,
     "status": workspace_commands.status,
+    "doctor": workspace_commands.doctor,
     "import": data_commands.import_,
     "export": data_commands.export,
     "validate": data_commands.validate,

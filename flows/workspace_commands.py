@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from engine.errors import ConfigError
 from flows.exits import printable
 from flows.options import Seed
 
@@ -91,3 +92,34 @@ def status(
         typer.echo(json.dumps(dataclasses.asdict(found), indent=1))
     else:
         typer.echo(printable(status_table(found)))
+
+
+def doctor(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace; else the current folder.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="The findings, for machines.")] = False,
+) -> None:
+    """Examine this machine and the workspace: packages, GPU, memory, disk, ports, database, git, DVC, settings.
+
+    Every line says ok, warning or problem, and how to mend it; ends with code 1 where there is a problem. Example:
+    de doctor my-workspace
+    """
+    from tasks.doctor import examine
+    from tasks.doctor_check import PROBLEM, WARNING
+
+    folder = folder.absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder}. Name a workspace, or leave it out.")
+    checks = []
+    for check in examine(folder):
+        checks.append(check)
+        if not as_json:
+            typer.echo(printable(f"{check.level:8} {check.name:18} {check.found}"))
+            if check.cure:
+                typer.echo(printable(f"{'':28}{check.cure}"))
+    problems = sum(check.level == PROBLEM for check in checks)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=1))
+    else:
+        typer.echo(f"Problems: {problems}, warnings: {sum(check.level == WARNING for check in checks)}.")
+    if problems:
+        raise typer.Exit(1)

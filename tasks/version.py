@@ -66,7 +66,7 @@ def record(
         reason = f"the run wrote {options['out']}, the stage writes {wanted.options.get('out')}"
         return Recorded(stage, skipped=reason)
     _check_same_work(wanted, options, settings)
-    _check_lock_file(workspace)
+    check_lock_file(workspace)
     _run(workspace, [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "-f", stage], f"commit stage '{stage}'")
     tag = _tag(workspace, wanted, dataset) if dataset else None
     return Recorded(stage, tag)
@@ -109,8 +109,12 @@ def _check_same_work(wanted: Stage, options: Mapping[str, object], settings: Set
     )
 
 
-def _check_lock_file(workspace: Path) -> None:
-    """An empty lock file, left by a full disk or a power cut, makes DVC refuse everything with no word of the cure."""
+def check_lock_file(workspace: Path) -> None:
+    """An empty lock file, left by a full disk or a power cut, makes DVC refuse everything with no word of the cure.
+
+    Raises:
+        RunFailed: it is empty; says what to do.
+    """
     path = workspace / ".dvc" / "tmp" / "rwlock"
     if path.is_file() and path.stat().st_size == 0:
         raise RunFailed(
