@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -65,12 +67,15 @@ def init(
 
 
 def _next_commands(folder: Path) -> list[str]:
-    """Three lines to type; behind `uv run` where this command was called so."""
-    prefix = ""
+    """Three lines to type, so that the stages find `de` on the PATH: behind `uv run` where this command was, say."""
+    prefix, first = "", ""
+    activate = Path(sys.executable).parent / "activate"
     if os.environ.get("UV") and (ROOT / "pyproject.toml").is_file():
         prefix = f"uv run --project {shlex.quote(str(ROOT))} "
+    elif shutil.which("de") is None and activate.is_file():
+        first = f"source {shlex.quote(str(activate))} && "
     return [
-        f"cd {shlex.quote(str(folder))}",
+        f"{first}cd {shlex.quote(str(folder))}",
         f"{prefix}dvc repro    # fit the model, train the adapter, generate, review, compare",
         f"{prefix}de status    # what is there, and the answer",
     ]

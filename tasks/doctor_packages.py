@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -52,6 +54,7 @@ def package_checks(folder: Path) -> list[Check]:
         *check_packages(project["dependencies"]),
         *check_traps(),
         *check_optional(project.get("optional-dependencies", {})),
+        check_command(shutil.which("de"), Path(sys.executable).parent),
     ]
 
 
@@ -63,6 +66,21 @@ def check_python(wanted: str, version: str | None = None) -> Check:
     return Check(
         "python", PROBLEM, f"{version}; the project needs {wanted}", "`uv python install 3.11`, then `uv sync`."
     )
+
+
+def check_command(found: str | None, folder: Path) -> Check:
+    """The `de` that the stages of dvc.yaml call, which a shell looks for.
+
+    Args:
+        found: where it is found; None where it is not.
+        folder: of this environment's programs.
+    """
+    cure = f"`source {folder / 'activate'}`, or put `uv run --project` and the project's folder before `dvc repro`."
+    if found is None:
+        return Check("de", WARNING, "not on the PATH, where the stages of dvc.yaml look for it", cure)
+    if Path(found).absolute().parent.resolve() != folder.resolve():
+        return Check("de", WARNING, f"the stages of dvc.yaml find {found}, of another environment than this one", cure)
+    return Check("de", OK, found)
 
 
 def check_packages(dependencies: Iterable[str], installed: Installed = installed_version) -> list[Check]:

@@ -39,6 +39,7 @@ def alone(tmp_path, monkeypatch):
 
 def test_a_new_workspace_says_what_to_type_next_and_is_read_by_the_others(tmp_path, monkeypatch):
     monkeypatch.delenv("UV", raising=False)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     write_world(tmp_path / "w", 8, 3, 4)
     made = run("init", "my ws", "--data", "w", "--domain", "scene")
     assert made.exit_code == 0, made.output
@@ -60,6 +61,14 @@ def test_under_uv_run_the_next_commands_are_too(tmp_path, monkeypatch):
     monkeypatch.setenv("UV", "/usr/bin/uv")
     write_world(tmp_path / "w", 8, 3, 4)
     assert f"uv run --project {ROOT} dvc repro" in run("init", "ws", "--data", "w").stdout
+
+
+def test_where_the_command_is_not_on_the_path_the_environment_is_entered_first(tmp_path, monkeypatch):
+    from flows.workspace_commands import _next_commands
+
+    monkeypatch.delenv("UV", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert _next_commands(Path("ws"))[0].startswith(f"source {Path(sys.executable).parent / 'activate'} && cd ws")
 
 
 @pytest.mark.parametrize(

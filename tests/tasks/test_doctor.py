@@ -24,7 +24,14 @@ from tasks.doctor_machine import (
     check_memory,
     read_allowance,
 )
-from tasks.doctor_packages import check_optional, check_packages, check_python, check_traps, project_table
+from tasks.doctor_packages import (
+    check_command,
+    check_optional,
+    check_packages,
+    check_python,
+    check_traps,
+    project_table,
+)
 from tasks.doctor_services import Listener, check_port, database_checks, find_listener
 from tasks.doctor_workspace import dvc_checks, git_checks, settings_checks
 
@@ -69,6 +76,15 @@ def test_python_and_the_optional_packages():
     extras = {"ray": ["ray==2.60.0"], "detectron2": ["detectron2 @ git+https://example.org/d"]}
     assert levels(check_optional(extras, lambda name: None)) == {"detectron2": OK, "ray": OK}
     assert levels(check_optional(extras, {"ray": "2.61.0", "detectron2": "0.6"}.get))["ray"] == WARNING
+
+
+def test_the_stages_must_find_the_command_of_this_environment(tmp_path):
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    assert check_command(str(tmp_path / "ours" / "de"), tmp_path / "ours").level == OK
+    other = check_command(str(tmp_path / "theirs" / "de"), tmp_path / "ours")
+    assert other.level == WARNING and "theirs" in other.found
+    assert check_command(None, tmp_path / "ours").level == WARNING
 
 
 def test_the_pins_are_those_of_the_project():
