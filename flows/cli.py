@@ -14,6 +14,7 @@ from flows import (
     study_commands,
     tune_command,
     version_commands,
+    workspace_commands,
 )
 from flows.exits import GuardedGroup, quiet_logging
 
@@ -31,6 +32,9 @@ app = typer.Typer(
 
 for name, function in {
     "demo": run_commands.demo,
+    "init": workspace_commands.init,
+    "status": workspace_commands.status,
+    "doctor": workspace_commands.doctor,
     "import": data_commands.import_,
     "export": data_commands.export,
     "validate": data_commands.validate,

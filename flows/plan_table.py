@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+from flows.text_table import columns, pairs
 
 MAX_TEXT = 90  # characters of a prompt that are shown
 
@@ -10,14 +12,14 @@ MAX_TEXT = 90  # characters of a prompt that are shown
 def plan_table(report: Mapping) -> str:
     """Aligned lines from what `engine.generation.preview.preview` returns."""
     blocks = [
-        _pairs(_about(report)),
-        _columns(("class", "weight", "real objects", "images", "objects"), [_class_row(c) for c in report["classes"]]),
-        _columns(("encode ratio", "images"), list(report["strengths"].items())),
+        pairs(_about(report)),
+        columns(("class", "weight", "real objects", "images", "objects"), [_class_row(c) for c in report["classes"]]),
+        columns(("encode ratio", "images"), list(report["strengths"].items())),
     ]
     if report["modes"]["text_to_image"]:
         blocks[1] += "\nObjects are those of the source images; what is drawn from words alone may hold others."
     if len(report["styles"]) > 1:
-        blocks.append(_columns(("style", "images"), [(_cut(style), n) for style, n in report["styles"].items()]))
+        blocks.append(columns(("style", "images"), [(_cut(style), n) for style, n in report["styles"].items()]))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -60,23 +62,6 @@ def _time(time: Mapping | None) -> list[tuple[str, str]]:
 
 def _class_row(row: Mapping) -> tuple:
     return row["name"], f"{row['weight']:g}", row["real_objects"], row["images"], row["objects"]
-
-
-def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in pairs)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in pairs)
-
-
-def _columns(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """The first column to the left, numbers to the right; nothing without rows."""
-    if not rows:
-        return ""
-    lines = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    )
 
 
 def _cut(text: str) -> str:

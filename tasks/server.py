@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import http.client
 import logging
 import os
 import signal
@@ -15,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -190,10 +190,15 @@ def _free_port() -> int:
 
 def healthy(port: int) -> bool:
     """Does the server on this port answer?"""
+    return answers(api_url(port))
+
+
+def answers(url: str, seconds: float = 5.0) -> bool:
+    """Does a Prefect server answer at this API address?"""
     try:
-        with urllib.request.urlopen(f"{api_url(port)}/health", timeout=5) as answer:
+        with urllib.request.urlopen(f"{url}/health", timeout=seconds) as answer:
             return answer.status == 200
-    except (urllib.error.URLError, OSError):
+    except (OSError, ValueError, http.client.HTTPException):  # URLError is an OSError
         return False
 
 

@@ -14,6 +14,7 @@ from engine.errors import ConfigError
 from tasks.settings import open_settings
 
 PATHS = {"data", "ldm", "adapter", "out", "real", "generated", "base"}
+WITH_LDM = {"adapt-ldm", "train-adapter", "generate"}  # steps whose --ldm, where it is not given, is ldm.id
 # They say how the work is done, or hold settings that are compared by value.
 NOT_COMPARED = {"workers", "params", "set"}
 
@@ -24,6 +25,7 @@ class Stage:
 
     Attributes:
         options: the step's options by name without dashes; values as text.
+        defaults: what the step takes for options that are not given, likewise.
         settings: what the step would run with now.
         sections: the sections of the settings that the stage depends on (its `params`).
         git_files: metrics and plots that DVC leaves to git.
@@ -32,17 +34,18 @@ class Stage:
 
     name: str
     options: Mapping[str, str]
+    defaults: Mapping[str, str]
     settings: Settings
     sections: tuple[str, ...]
     git_files: tuple[str, ...]
     workspace: Path
 
     def comparable(self, options: Mapping[str, object]) -> dict[str, str]:
-        """Options in one spelling: paths made absolute, unset ones and those that do not matter left out."""
+        """Options in one spelling: paths made absolute, defaults filled in, those that do not matter left out."""
+        given = {name: value for name, value in options.items() if value is not None and name not in NOT_COMPARED}
         return {
             name: str((self.workspace / str(value)).absolute().resolve()) if name in PATHS else str(value)
-            for name, value in options.items()
-            if value is not None and name not in NOT_COMPARED
+            for name, value in {**self.defaults, **given}.items()
         }
 
     def same_path(self, name: str, value: object) -> bool:
@@ -64,9 +67,11 @@ def read_stage(workspace: Path, name: str) -> Stage:
         raise ConfigError(f"{where}: write values out instead of ${{...}}: a shell would read what is put in there.")
     if "de" not in tokens or len(tokens) < tokens.index("de") + 2:
         raise ConfigError(f"{where}: its command must be a `de` step, not: {commands[0]}")
-    options, overrides = _options(tokens[tokens.index("de") + 2 :], where)
+    step, *rest = tokens[tokens.index("de") + 1 :]
+    options, overrides = _options(rest, where)
     _, settings = open_settings(options.get("params"), overrides, options.get("ldm"), workspace)
-    return Stage(name, options, settings, _sections(entry), git_files_of(entry), workspace)
+    defaults = {"ldm": settings.ldm.id} if step in WITH_LDM else {}
+    return Stage(name, options, defaults, settings, _sections(entry), git_files_of(entry), workspace)
 
 
 def _options(tokens: Sequence[str], where: str) -> tuple[dict[str, str], list[str]]:

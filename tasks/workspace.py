@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +12,10 @@ import yaml
 
 from engine.errors import ConfigError, RunFailed
 from engine.generation.lock import lock
+from tasks.programs import call, output_of
 
 LOCK_FILE = "dvc.lock"
-TIMEOUT_SECONDS = 3600
+_BUSY, _ATTEMPTS, _PAUSE_SECONDS = "it is being blocked by", 30, 2.0
 
 
 def why_no_workspace(workspace: Path) -> str | None:
@@ -33,12 +33,16 @@ def owned(workspace: Path) -> Iterator[None]:
         RunFailed: DVC itself is blocked by an empty lock file.
     """
     with lock(workspace / ".dvc" / "tmp" / "de-versions.lock", f"The versions of {workspace.absolute()}", wait=True):
-        _check_rwlock(workspace)
+        check_rwlock(workspace)
         yield
 
 
-def _check_rwlock(workspace: Path) -> None:
-    """An empty lock file, left by a full disk or a power cut, makes DVC refuse everything with no word of the cure."""
+def check_rwlock(workspace: Path) -> None:
+    """An empty lock file, left by a full disk or a power cut, makes DVC refuse everything with no word of the cure.
+
+    Raises:
+        RunFailed: it is empty; says what to do.
+    """
     path = workspace / ".dvc" / "tmp" / "rwlock"
     if path.is_file() and path.stat().st_size == 0:
         raise RunFailed(
@@ -50,16 +54,25 @@ def _check_rwlock(workspace: Path) -> None:
 def dvc(workspace: Path, arguments: Sequence[str], purpose: str) -> str:
     """Run DVC's command. `purpose` completes "Could not ...".
 
+    Of its two locks DVC waits for one only. While another command holds the other, or one that was killed is not yet
+    gone from the process table, this tries again for a minute.
+
     Raises:
         RunFailed: it failed; with what it said.
     """
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    return _run(workspace, command, purpose).decode("utf-8", errors="replace")
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return call([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments], workspace, purpose)
+        except RunFailed as error:
+            if _BUSY not in str(error) or not left:
+                raise
+        time.sleep(_PAUSE_SECONDS)
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def git(workspace: Path, arguments: Sequence[str], purpose: str) -> str:
     """Run git. Raises RunFailed as `dvc` does."""
-    return _run(workspace, ["git", *arguments], purpose).decode("utf-8", errors="replace")
+    return call(["git", *arguments], workspace, purpose)
 
 
 def file_of_tag(workspace: Path, tag: str, path: str) -> bytes | None:
@@ -67,7 +80,7 @@ def file_of_tag(workspace: Path, tag: str, path: str) -> bytes | None:
     where = f"refs/tags/{tag}"
     if not git(workspace, ["ls-tree", "--name-only", where, "--", path], f"look into {tag}").strip():
         return None
-    return _run(workspace, ["git", "show", f"{where}:./{path}"], f"read {path} of {tag}")
+    return output_of(["git", "show", f"{where}:./{path}"], workspace, f"read {path} of {tag}")
 
 
 def commit_files(workspace: Path, files: Sequence[str], message: str) -> None:
@@ -98,18 +111,3 @@ def locked_stage(workspace: Path, stage: str) -> Mapping:
     """What the workspace's dvc.lock says of a stage; nothing where it was never recorded."""
     path = workspace / LOCK_FILE
     return locked_stages(path.read_bytes(), str(path)).get(stage, {}) if path.is_file() else {}
-
-
-def _run(workspace: Path, command: list[str], purpose: str) -> bytes:
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "GIT_TERMINAL_PROMPT": "0"}
-    options = {"cwd": workspace, "env": environment, "stdin": subprocess.DEVNULL, "timeout": TIMEOUT_SECONDS}
-    try:
-        done = subprocess.run(command, capture_output=True, **options)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RunFailed(f"Could not {purpose}: {error}. The run's files are kept.") from None
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).decode("utf-8", errors="replace").strip()[-1500:]
-        raise RunFailed(
-            f"Could not {purpose} ({command[0]} ended with {done.returncode}). The run's files are kept.\n{said}"
-        )
-    return done.stdout

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.adapter.card import CARD, FORMAT, WEIGHTS, read_card
 from engine.config import AdapterSettings, DetrSettings, Settings, as_dict
 from engine.data.dataset import Category
 from engine.data.files import write_atomically
@@ -23,9 +24,6 @@ from engine.detection.heads import HeadSettings
 from engine.detection.targets import Detections
 from engine.errors import ModelError
 from engine.ldm.diffusion import LatentDiffusion, draw_noise
-
-FORMAT = 3
-WEIGHTS, CARD = "adapter.safetensors", "adapter.json"
 
 
 class LdmBackbone(nn.Module):
@@ -144,32 +142,6 @@ def save_adapter(reader: Reader, card: dict, out: Path) -> dict:
     card = {**card, "weights_sha256": _sha256(partial)}
     os.replace(partial, out / WEIGHTS)
     write_atomically(out / CARD, (json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
-    return card
-
-
-def read_card(folder: Path) -> dict:
-    """The card of an adapter folder, checked to be one.
-
-    Raises:
-        ModelError: no adapter there, or an unreadable card.
-    """
-    path = folder / CARD
-    if not path.is_file() or not (folder / WEIGHTS).is_file():
-        raise ModelError(f"No adapter in {folder}: {CARD} and {WEIGHTS} belong there. Train one with de train-adapter.")
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        if card["format"] != FORMAT:
-            raise ModelError(
-                f"{path} has format {card['format']}, this engine reads {FORMAT}. Train the adapter again."
-            )
-        for key in ("ldm", "taps", "timestep", "resolution", "head", "detr", "classes", "weights_sha256"):
-            card[key]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise (
-            error
-            if isinstance(error, ModelError)
-            else ModelError(f"{path} is not an adapter's card ({error!r}). Train the adapter again.")
-        ) from None
     return card
 
 

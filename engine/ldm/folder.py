@@ -12,6 +12,7 @@ from engine.errors import DatasetError, ModelError
 from engine.ldm.families import FAMILIES, Entry
 
 INDEX, ADAPTATION = "model_index.json", "adaptation.json"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 _MAX_INDEX_BYTES = 2**20
 _MAX_ADAPTATION_BYTES = 2**24  # it also holds the training curve
 
@@ -60,7 +61,7 @@ def find_ldm(source: str | Path, revision: str | None = None) -> Path:
     path = Path(source)
     if (path / INDEX).is_file():
         return path
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    if path.exists() or not HUB_ID.fullmatch(str(source)):
         raise ModelError(
             f"No diffusion model in {source}: there is no {INDEX}. Give a folder saved by diffusers, "
             "a hub id (owner/name), or 'world' for the embedded model."

@@ -24,6 +24,9 @@ from flows.cli import app
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "demo": ("--out", "--seed"),
+    "init": ("--data", "--format", "--ldm", "--revision", "--domain", "--val", "--test", "--seed"),
+    "status": ("--json",),
+    "doctor": ("--json",),
     "import": ("--format",),
     "export": ("--format", "--all", "--ignore-regions", "--link", "--shard-images", "--shard-mb"),
     "validate": (),
