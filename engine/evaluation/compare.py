@@ -86,7 +86,7 @@ def compare(
     run_jobs(jobs, test, settings, on_progress)
     multiples = {name: len(data.images) / len(train.images) for name, data in scaled.items()}
     extra = {"leakage": leakage, "further": {name: str(folder) for name, folder in (further or {}).items()}}
-    extra["trained_on"] = pinned
+    extra |= {"trained_on": pinned, "searched_with": None if ldm is None else ldm.id}
     return _write(real, generated, out, settings, arms, jobs, train, test, accepted, count, multiples, extra)
 
 
@@ -191,7 +191,9 @@ def _write(
         out,
         gallery_from(generated, real),
         changed_images(results["changes"], test, *found),
-        commands=[compare_command(real, generated, out, len(seeds), settings, extra["further"])],
+        commands=[
+            compare_command(real, generated, out, len(seeds), settings, extra["further"], extra["searched_with"])
+        ],
     )
     return results
 

@@ -16,6 +16,7 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
     generated: {planned, kept, dropped: {reason: n}, failed: {reason: n}, boxes, ignored, dropped_boxes: {reason: n},
                 rejected: {reason: n} of the kept by review, objects_per_class: {class: n},
                 drawn_with: {ldm, seed, ...}: model and settings of the generation, from its manifest, ...}
+    searched_with: the diffusion model of the search for leaks, or null
     settings: of the comparison; what they say of the steps before it may differ from what those were given
 
 and, where the comparison has them (files written before do not):

@@ -52,12 +52,19 @@ def _setting(settings: Mapping, section: str, key: str):
 
 
 def compare_command(
-    real: Path, generated: Path, out: Path, seeds: int, settings: Settings, further: Mapping[str, str] | None = None
+    real: Path,
+    generated: Path,
+    out: Path,
+    seeds: int,
+    settings: Settings,
+    further: Mapping[str, str] | None = None,
+    ldm: str | None = None,
 ) -> str:
     """`de compare` with every setting that it reads and that is not the default, in lines for a shell."""
     given, default = as_dict(settings), as_dict(Settings())
     lines = [["de", "compare", "--real", real, "--generated", generated, "--out", out, "--seeds", seeds]]
     lines += [["--arm", f"{name}={folder}"] for name, folder in (further or {}).items()]
+    lines += [["--ldm", ldm]] if ldm else []
     keys = [("ldm", "device"), *((section, key) for section in _SECTIONS for key in given[section])]
     for section, key in keys:
         value = given[section][key]

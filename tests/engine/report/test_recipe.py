@@ -22,6 +22,8 @@ def test_the_command_gives_the_same_settings_again():
 
 def test_defaults_need_no_words():
     assert "--set" not in compare_command(Path("a"), Path("b"), Path("c"), 3, load_settings())
+    searched = compare_command(Path("a"), Path("b"), Path("c"), 3, load_settings(), {"more": "d"}, "my model")
+    assert shlex.split(searched.replace("\\\n", " "))[-4:] == ["--arm", "more=d", "--ldm", "my model"]
 
 
 def test_settings_in_plain_words_and_none_that_are_not_known():
