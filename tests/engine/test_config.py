@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,8 @@ def test_a_file_from_before_a_setting_was_there_gets_its_default():
 def test_a_digest_follows_values_and_not_their_order():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
     assert digest(load_settings()) == digest(load_settings()) != digest(load_settings(None, ["generation.steps=9"]))
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "params").glob("*.yaml")), ids=lambda f: f.stem)
+def test_the_settings_files_of_the_recipes_can_be_read(file):
+    load_settings(file)
