@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine.data.dataset import Dataset
-from engine.generation.contents import GENERATED, generated_content, kind_of
+from engine.generation.contents import BASELINE, GENERATED, generated_content, kind_of
 
 VersionOf = Callable[[Mapping[str, str | None]], str | None]
 
@@ -44,4 +44,6 @@ def trained_on(
 
 def _content(folder: Path, accepted: Dataset) -> dict[str, str | None]:
     """A dataset of this engine says by itself what pins it; of another one the pictures are read."""
-    return generated_content(folder) if kind_of(folder) == GENERATED else {accepted.split: accepted.digest()}
+    return (
+        generated_content(folder) if kind_of(folder) in (GENERATED, BASELINE) else {accepted.split: accepted.digest()}
+    )

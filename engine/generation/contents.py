@@ -11,12 +11,16 @@ from engine.data.files import file_sha256
 from engine.errors import DatasetError
 
 GENERATED, DATASET, ADAPTER, LDM, OTHER = "generated dataset", "dataset", "adapter", "diffusion model", "other"
+BASELINE = "dataset of a baseline"
 MANIFEST = "manifest.json"
-_PINNED = ("plan", "annotations_sha256", "images_sha256")
+_WRITTEN = ("annotations_sha256", "images_sha256")
+_PINNED = ("plan", *_WRITTEN)
 
 
 def kind_of(folder: Path) -> str:
     """Which of our folders it is, by the file that each of them has."""
+    if _is_baseline(folder / MANIFEST):
+        return BASELINE
     marks = {GENERATED: (MANIFEST,), ADAPTER: ("adapter.json",), LDM: ("model_index.json",)}
     marks[DATASET] = tuple(f"{split}.json" for split in SPLITS)
     return next((kind for kind, names in marks.items() if any((folder / name).is_file() for name in names)), OTHER)
@@ -30,7 +34,7 @@ def content_of(folder: Path) -> dict[str, str | None]:
         DatasetError, ModelError: a file that the digests are read from is broken.
     """
     kind = kind_of(folder)
-    if kind == GENERATED:
+    if kind in (GENERATED, BASELINE):
         return generated_content(folder)
     if kind == DATASET:
         return {split: read_dataset(folder, split).digest() for split in SPLITS if (folder / f"{split}.json").is_file()}
@@ -46,14 +50,16 @@ def content_of(folder: Path) -> dict[str, str | None]:
 
 
 def generated_content(folder: Path) -> dict[str, str | None]:
-    """Digests of plan, labels and pictures, and of the decisions of review, which choose what is trained on.
+    """Digests of plan (a baseline has none), labels and pictures, and of the decisions of review, which choose what is
+    trained on.
 
     Raises:
         DatasetError: manifest.json cannot be read.
     """
-    manifest = read_manifest(folder)
+    baseline = kind_of(folder) == BASELINE
+    manifest = _read(folder, _WRITTEN) if baseline else read_manifest(folder)
     chosen = folder / decisions.FILE
-    return {name: manifest[name] for name in _PINNED} | {
+    return {name: manifest[name] for name in (_WRITTEN if baseline else _PINNED)} | {
         "decisions_sha256": file_sha256(chosen) if chosen.is_file() else None
     }
 
@@ -64,10 +70,22 @@ def read_manifest(folder: Path) -> dict:
     Raises:
         DatasetError: missing, broken, or without the parts that every manifest has.
     """
+    return _read(folder, (*_PINNED, "counts", "classes", "settings", "identity", "data", "seed"))
+
+
+def _is_baseline(path: Path) -> bool:
+    """Whether it is the manifest of a baseline; one that cannot be read is for its reader to complain about."""
+    try:
+        return "baseline" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def _read(folder: Path, needed: tuple[str, ...]) -> dict:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-        for name in (*_PINNED, "counts", "classes", "settings", "identity", "data", "seed"):
+        for name in needed:
             manifest[name]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(

@@ -7,6 +7,9 @@ import shutil
 
 import pytest
 
+from engine.baselines.making import make_baseline
+from engine.baselines.request import BaselineRequest
+from engine.config import load_settings
 from engine.data.dataset import read_dataset
 from engine.data.files import file_sha256
 from engine.errors import DatasetError
@@ -44,6 +47,19 @@ def test_real_data_by_its_pictures_generated_data_by_its_manifest_and_decisions(
     (drawn / "manifest.json").write_text('{"plan": 1')
     with pytest.raises(DatasetError, match="manifest.json is not readable.*de resume"):
         content_of(drawn)
+
+
+def test_a_baseline_is_pinned_by_what_it_wrote(world_folder, tmp_path):
+    make_baseline("copy_paste", BaselineRequest(tmp_path / "pasted", load_settings(), data=world_folder, images=2))
+    train, pasted = read_dataset(world_folder, "train"), read_dataset(tmp_path / "pasted", "annotations")
+    found = trained_on(
+        (world_folder, {}), (tmp_path / "pasted", pasted), {"b": (tmp_path / "pasted", train)}, no_version
+    )
+    manifest = json.loads((tmp_path / "pasted" / "manifest.json").read_text())
+    wanted = {name: manifest[name] for name in ("annotations_sha256", "images_sha256")} | {"decisions_sha256": None}
+    assert (
+        found["generated"]["content"] == wanted == content_of(tmp_path / "pasted") == found["further"]["b"]["content"]
+    )
 
 
 def test_each_kind_of_folder_has_its_digests(world_folder, tmp_path):
