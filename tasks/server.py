@@ -22,6 +22,7 @@ from pathlib import Path
 
 from engine.errors import ConfigError, RunFailed
 from tasks.supervisor import Child, Supervisor
+from tasks.zombies import HEARTBEAT_SECONDS, watch_for_zombies
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def server_environment(home: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": own_origins,
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "INFO"),
     }
 
@@ -212,7 +214,8 @@ def _wait_until_healthy(port: int, supervisor: Supervisor, limit: float = 300.0)
 
 
 async def _prepare_pool() -> int:
-    """Create the work pool with its one slot, and free the slot of runs that died with an earlier `de up`.
+    """Create the work pool with its one slot, free the slot of runs that died with an earlier `de up`, and have the
+    server watch for runs that die from now on.
 
     Returns the number of runs that were marked as crashed. Nothing of the pool can be running: this server's only
     worker is not started yet.
@@ -232,6 +235,7 @@ async def _prepare_pool() -> int:
         )
         for run in stale:
             await client.set_flow_run_state(run.id, Crashed(message="Its process died with the server."), force=True)
+        await watch_for_zombies(client)
     return len(stale)
 
 

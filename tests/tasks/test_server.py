@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from engine.errors import ConfigError
-from tasks.server import HOST, api_url, up, use_temporary_server
+from tasks.server import HOST, api_url, healthy, up, use_temporary_server
 
 ROOT = Path(__file__).parents[2]
 DE = str(Path(sys.executable).with_name("de"))
@@ -63,6 +63,10 @@ class Running:
         words = [word for parameter in parameters for word in ("-p", parameter)]
         command = [sys.executable, "-m", "prefect", "deployment", "run", deployment, *words]
         subprocess.run(command, env=self.environment(), check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
+
+    def deploy_run_when_up(self, deployment: str, *parameters: str) -> None:
+        wait_for(lambda: healthy(self.port), 180)
+        self.deploy_run(deployment, *parameters)
 
     def flow_runs(self, deployment: str, state: str | None = None) -> list[dict]:
         flow, _, name = deployment.partition("/")
@@ -172,6 +176,20 @@ def test_the_real_flow_is_registered_and_a_users_mistake_fails_its_run(running):
     (run,) = wait_for(lambda: running.flow_runs("generate-coco-de/default", "FAILED"), 180)
     assert run["parameters"]["images"] == 8 and run["parameters"]["out"] == "generated"
     assert "DatasetError" in run["state"]["message"] or "ModelError" in run["state"]["message"]
+
+
+@pytest.mark.slow
+def test_a_run_that_died_with_worker_and_server_gives_its_slot_back(running):
+    running.deploy_run("tiny/default", "name=silent", "seconds=900")
+    wait_for((running.folder / "silent-started").exists)
+    time.sleep(5)  # its first heartbeat
+    family = psutil.Process(running.process.pid).children(recursive=True)
+    for process in family:
+        process.kill()
+    running.deploy_run_when_up("tiny/default", "name=next")
+    wait_for((running.folder / "next").exists, 400)  # it waited for the slot of the dead one
+    (crashed,) = running.flow_runs("tiny/default", "CRASHED")
+    assert crashed["parameters"]["name"] == "silent" and "heartbeat" in crashed["state"]["message"]
 
 
 def test_what_dies_is_started_again_and_all_stops_on_sigterm(running):
