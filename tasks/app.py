@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.curation.decisions import Decisions, load_decisions
+from engine.curation.edits import read_edits
 from engine.curation.gates_file import load_gates
 from engine.curation.reviewer import recall_verdicts
 from engine.data.dataset import read_dataset
@@ -93,7 +94,7 @@ def ensure_loaded(fiftyone, generated: Path, real: Path | None = None) -> str:
     """Load a generated dataset from its files unless FiftyOne holds it as it is now. Returns its name in FiftyOne.
 
     Raises:
-        DatasetError: the folder, its decisions, its gates.json or the real dataset cannot be used.
+        DatasetError: the folder, its decisions, its edits, its gates.json or the real dataset cannot be used.
     """
     name = fiftyone_dataset.dataset_name(generated)
     shown = fiftyone_dataset.find(fiftyone, name)
@@ -109,7 +110,7 @@ def ensure_loaded(fiftyone, generated: Path, real: Path | None = None) -> str:
         log.info("Source images are not shown: give the real dataset's folder to see them.")
     judged = load_gates(generated, dataset)
     verdicts = recall_verdicts(decisions, dataset) if judged is None else judged.verdicts
-    return fiftyone_dataset.load(fiftyone, dataset, splits, verdicts, decisions)
+    return fiftyone_dataset.load(fiftyone, dataset, splits, verdicts, decisions, read_edits(generated))
 
 
 def _start(port: int, uri: str) -> subprocess.Popen:

@@ -1,8 +1,8 @@
 """Export: a dataset folder, real or generated, to COCO, Pascal VOC, YOLO or WebDataset.
 
 The pictures keep their bytes, and with them their EXIF orientation; boxes are in the frame of the upright picture. Of a
-reviewed dataset only the accepted images go out, as only they go into training. `out` appears complete or not at all,
-and the same dataset gives the same bytes.
+reviewed dataset only the accepted images go out, with the boxes that a person left, as into training. `out` appears
+complete or not at all, and the same dataset gives the same bytes.
 
 Memory: a large generated dataset is read in pieces (`dataset_parts`); what grows with it is one number an image where
 it was reviewed, and one name an image for VOC and YOLO.
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from engine.curation.decisions import FILE as DECISIONS
 from engine.curation.decisions import decisions_about
+from engine.curation.edits import ImageEdits, apply_edits, read_edits
 from engine.data.dataset import Dataset, splits_of, subset
 from engine.data.export_coco import write_coco
 from engine.data.export_report import ExportReport, SplitCounts
@@ -90,10 +91,10 @@ class _Source:
     def parts(self, split: str) -> Iterator[Dataset]:
         """The split in pieces, by rising image id; at least one."""
         source, made = self._of[split], self._report.splits.setdefault(split, SplitCounts())
-        accepted = self._accepted(source)
+        accepted, edits = self._accepted(source), self._edits(source)
         for part in tqdm(dataset_parts(self._folder, source), f"export {split}", unit="k images", disable=None):
             self._note_classes(part)
-            part = self._without_rejected(part, accepted)
+            part = self._without_rejected(apply_edits(part, edits), accepted)
             if self._report.format == "yolo":
                 part = self._without_ignored(part)
             made.images += len(part.images)
@@ -108,6 +109,10 @@ class _Source:
         if self._options.rejected or source != "annotations" or not (self._folder / DECISIONS).exists():
             return None
         return decisions_about(self._folder, image_ids(self._folder, source)).accepted
+
+    def _edits(self, source: str) -> dict[int, ImageEdits]:
+        """The boxes that a person corrected: they go out as training uses them."""
+        return read_edits(self._folder) if source == "annotations" else {}
 
     def _without_rejected(self, part: Dataset, accepted: Set[int] | None) -> Dataset:
         if accepted is None:
