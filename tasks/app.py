@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 PORT = 5151
+PLUGIN = Path(__file__).parent / "fiftyone_plugin"
 _START_SECONDS = 300.0  # a busy machine takes minutes to import FiftyOne; a dead server is noticed at once
 _STOP_SECONDS = 10.0
 
@@ -113,13 +114,18 @@ def ensure_loaded(fiftyone, generated: Path, real: Path | None = None) -> str:
     return fiftyone_dataset.load(fiftyone, dataset, splits, verdicts, decisions, read_edits(generated))
 
 
+def plugin_environment() -> Mapping[str, str]:
+    """Environment variables that give the App our operators, read anew only when their files change."""
+    return {"FIFTYONE_PLUGINS_DIR": str(PLUGIN), "FIFTYONE_PLUGINS_CACHE_ENABLED": "true"}
+
+
 def _start(port: int, uri: str) -> subprocess.Popen:
     # No dataset's words are in this command. Its own session: Ctrl-C reaches us, and we stop it in order.
     command = [sys.executable, "-m", "fiftyone.server.main", "--address", ADDRESS, "--port", str(port)]
     with _log_file(port).open("wb") as output:
         return subprocess.Popen(
             command,
-            env=os.environ | fiftyone_environment(uri),
+            env=os.environ | fiftyone_environment(uri) | plugin_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

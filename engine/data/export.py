@@ -34,6 +34,7 @@ from engine.data.parts import dataset_parts, image_ids
 from engine.errors import ConfigError, DatasetError
 
 REPORT_NAME = "export.json"
+EXPORTS = "exports"  # the one place below a dataset where exports of it may lie
 WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, "webdataset": write_webdataset}
 IGNORE_REGIONS = ("leave-out", "background")
 
@@ -64,7 +65,7 @@ def export_dataset(
 
     Raises:
         DatasetError: the dataset cannot be read, has nothing to export, holds what the format cannot, or `out` is in
-            use or inside `folder`.
+            use, or inside `folder` and not below its exports/.
         ConfigError: an unknown format or option.
     """
     folder, out, options = Path(folder), Path(out), options or ExportOptions()
@@ -168,8 +169,11 @@ def _target_splits(folder: Path) -> dict[str, str]:
 def _check_out(folder: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out} exists and is not empty; an export never overwrites. Name another folder.")
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise DatasetError(f"{out} lies inside the dataset {folder}. Name a folder outside it.")
+    below = out.resolve().is_relative_to(folder.resolve())
+    if below and not out.resolve().is_relative_to(folder.resolve() / EXPORTS):
+        raise DatasetError(
+            f"{out} lies inside the dataset {folder}. Name a folder outside it, or below its {EXPORTS}/."
+        )
 
 
 @contextmanager
