@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 import yaml
 from fiftyone_home import fiftyone, home  # noqa: F401
 from review_world import folders  # noqa: F401
 
-from engine.config import ReviewSettings, Settings
+from engine.config import GenerationSettings, ReviewSettings, Settings
 from engine.curation.requests import read_requests
+from engine.data.dataset import read_dataset
 from engine.data.world import render_scene
 from engine.errors import ConfigError
+from engine.generation.plan import make_plan
 from tasks.app import PLUGIN, plugin_environment
 from tasks.app_decisions import reject
 from tasks.app_requests import send_to_export
@@ -117,6 +120,10 @@ def test_requests_are_written_beside_the_dataset(app):
         (2, 2, ("house",), 0.5, "more"),
         (5, 3, ("house",), 0.5, "less"),
     ]
+    identity = {"ldm": {"id": "stub", "multiple": 16}, "adapter": {}}
+    settings = Settings(generation=GenerationSettings(requests=str(path)))
+    plan = make_plan(read_dataset(app.folder.parent / "real", "train"), 66, 0, settings, identity)
+    assert Counter(item.source_image_id for item in plan.items) == {1: 27, 2: 27, 3: 3, 4: 9}
 
 
 def test_the_accepted_go_out_below_the_dataset_once(app):
