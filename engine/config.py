@@ -131,6 +131,7 @@ class GenerationSettings:
     class_weights: tuple[str, ...] = _limit((), help="CLASS=WEIGHT: images with a class of weight 3 serve three times")
     balance: str = _limit("none", choices=("none", "rarity"), help="rarity: classes in fewer images weigh more")
     weak_classes: str = _limit("", help="results.json of a comparison: classes with less AP weigh more")
+    requests: str = _limit("", help="requests.jsonl of a review: sources asked for more serve more often")
     sampler: str = _limit("ddim", choices=("ddim", "euler_trailing", "lcm"), help="the last two: distilled models")
     label_pass: str = _limit(
         "last_step", choices=("last_step", "extra"), help="extra: one more forward at the adapter's noise level"

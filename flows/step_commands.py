@@ -138,6 +138,9 @@ def review(
         str, typer.Option(help="required, skip (go on where FiftyOne cannot start) or off.")
     ] = "required",
     collect: Annotated[bool, typer.Option("--collect", help="Only fetch what was decided in the App.")] = False,
+    reviewer: Annotated[
+        str | None, typer.Option("--reviewer", metavar="NAME", help="With --collect: who corrected the boxes.")
+    ] = None,
     ldm: Annotated[
         str | None,
         typer.Option("--ldm", metavar="DIR|ID", help="Compare images by this diffusion model's features too."),
@@ -150,15 +153,15 @@ def review(
     What the gates found is in DIR/gates.json. Example: de review runs/bccd-de --real data/bccd
     """
     from engine.errors import ConfigError
-    from tasks.review import collect as collect_decisions
-    from tasks.review import gate_lines
+    from tasks.collect import collect as collect_decisions
     from tasks.review import review as run
+    from tasks.review_summary import gate_lines
     from tasks.settings import open_ldm, open_settings
 
     if fiftyone not in ("required", "skip", "off"):
         raise ConfigError(f"--fiftyone {fiftyone}: write required, skip or off.")
     if collect:
-        summary = collect_decisions(generated)
+        summary = collect_decisions(generated, reviewer)
     else:
         settings = open_settings(params, overrides or [])[1]
         searched = None if ldm is None else open_ldm(params, overrides or [], ldm)
@@ -167,6 +170,8 @@ def review(
         typer.echo(line)
     reasons = "".join(f", {count} {reason}" for reason, count in summary.reasons.items())
     typer.echo(f"{summary.accepted} of {summary.images} images are accepted ({summary.rejected} rejected{reasons}).")
+    if summary.edited:
+        typer.echo(f"Boxes of {summary.edited} images were corrected by hand; training uses them.")
     if summary.skipped:
         typer.echo(f"FiftyOne was left out: {summary.skipped}", err=True)
 

@@ -13,7 +13,7 @@ import yaml
 
 from engine.adapter.adapter import read_card
 from engine.config import Settings, as_dict, digest
-from engine.data.dataset import Dataset, read_dataset, subset
+from engine.data.dataset import Dataset, read_dataset
 from engine.data.files import write_atomically
 from engine.errors import DatasetError
 from engine.evaluation.candidates import Candidate, faithful_ratio, fidelity, propose
@@ -77,7 +77,7 @@ def _claim(request: TuneRequest, train: Dataset, val: Dataset) -> None:
 
 def _draw_pool(request: TuneRequest, tell: Callable[[str], None]) -> Dataset:
     """Images over wide ranges of encode ratio and guidance, with boxes of any score; what the gates reject is out."""
-    from engine.curation.decisions import read_decisions
+    from engine.curation.training_labels import training_labels
     from engine.generation.run import generate
     from tasks.review import review
 
@@ -87,7 +87,7 @@ def _draw_pool(request: TuneRequest, tell: Callable[[str], None]) -> Dataset:
     generate(request.data, request.ldm, request.adapter, out, request.images, request.seed, settings, workers)
     review(out, request.data, settings, fiftyone="off")
     drawn = read_dataset(out, "annotations")
-    return subset(drawn, read_decisions(out, drawn))
+    return training_labels(out, drawn)
 
 
 def pool_settings(settings: Settings) -> Settings:

@@ -17,11 +17,12 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from engine.curation.decisions import Decisions, load_decisions
+from engine.curation.edits import read_edits
 from engine.curation.gates_file import load_gates
 from engine.curation.reviewer import recall_verdicts
 from engine.data.dataset import read_dataset
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 PORT = 5151
+PLUGIN = Path(__file__).parent / "fiftyone_plugin"
 _START_SECONDS = 300.0  # a busy machine takes minutes to import FiftyOne; a dead server is noticed at once
 _STOP_SECONDS = 10.0
 
@@ -93,7 +95,7 @@ def ensure_loaded(fiftyone, generated: Path, real: Path | None = None) -> str:
     """Load a generated dataset from its files unless FiftyOne holds it as it is now. Returns its name in FiftyOne.
 
     Raises:
-        DatasetError: the folder, its decisions, its gates.json or the real dataset cannot be used.
+        DatasetError: the folder, its decisions, its edits, its gates.json or the real dataset cannot be used.
     """
     name = fiftyone_dataset.dataset_name(generated)
     shown = fiftyone_dataset.find(fiftyone, name)
@@ -109,7 +111,12 @@ def ensure_loaded(fiftyone, generated: Path, real: Path | None = None) -> str:
         log.info("Source images are not shown: give the real dataset's folder to see them.")
     judged = load_gates(generated, dataset)
     verdicts = recall_verdicts(decisions, dataset) if judged is None else judged.verdicts
-    return fiftyone_dataset.load(fiftyone, dataset, splits, verdicts, decisions)
+    return fiftyone_dataset.load(fiftyone, dataset, splits, verdicts, decisions, read_edits(generated))
+
+
+def plugin_environment() -> Mapping[str, str]:
+    """Environment variables that give the App our operators, read anew only when their files change."""
+    return {"FIFTYONE_PLUGINS_DIR": str(PLUGIN), "FIFTYONE_PLUGINS_CACHE_ENABLED": "true"}
 
 
 def _start(port: int, uri: str) -> subprocess.Popen:
@@ -118,7 +125,7 @@ def _start(port: int, uri: str) -> subprocess.Popen:
     with _log_file(port).open("wb") as output:
         return subprocess.Popen(
             command,
-            env=os.environ | fiftyone_environment(uri),
+            env=os.environ | fiftyone_environment(uri) | plugin_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

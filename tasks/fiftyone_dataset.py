@@ -1,28 +1,30 @@
 """A generated dataset as a FiftyOne dataset: a view for people, rebuilt from the files whenever it is lost.
 
 Each group holds the generated image (slice `generated`) beside the real image that it was drawn from (`source`).
+Its boxes are there twice: `predictions` to edit, and the read-only `predictions_raw`, as they were generated.
 Datasets are loaded under a temporary name and renamed when complete: nobody opens a half-filled one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from engine.curation.decisions import Decisions, annotations_digest
+from engine.curation.edits import ImageEdits, apply_edits
 from engine.curation.provenance import source_image_id
 from engine.curation.repeats import SOURCE
 from engine.curation.reviewer import ACCEPTED, REJECTED, Shown
 from engine.curation.verdicts import BORDERLINE, Verdict
-from engine.data.dataset import Annotation, Dataset, ImageRecord
+from engine.data.dataset import Dataset, ImageRecord
+from tasks.fiftyone_boxes import GENERATED_SLICE, PREDICTIONS, PREDICTIONS_RAW, detections, make_editable, predictions
 from tasks.fiftyone_views import dress, save_views
 from tasks.home import exclusive_lock, home_folder
 
-GENERATED_SLICE, SOURCE_SLICE = "generated", "source"
+SOURCE_SLICE = "source"
 _TEXTS = ("source_filepath", "mode", "seed", "prompt", "negative_prompt", "verdict", "gates", "note", "reviewer")
 _SCORES = (
     "mean_score",
@@ -71,6 +73,7 @@ def load(
     real: Mapping[str, Dataset] | None,
     verdicts: Sequence[Verdict],
     decisions: Decisions,
+    edits: Mapping[int, ImageEdits],
 ) -> str:
     """Load a generated dataset under its name, replacing what was there.
 
@@ -80,11 +83,15 @@ def load(
         real: the dataset that it was generated from, by split; None shows no source images.
         verdicts: the gates' word on every image.
         decisions: what holds in the end, a person's word included.
+        edits: what a person did to the boxes.
 
     Returns:
         the dataset's name.
+
+    Raises:
+        DatasetError: an edit does not fit its image.
     """
-    name = dataset_name(generated.folder)
+    name, edited = dataset_name(generated.folder), apply_edits(generated, edits)
     with exclusive_lock(home_folder() / f"{name}.lock"):
         for left_over in fiftyone.list_datasets(f"{name}.*"):  # of a loading that was killed
             fiftyone.delete_dataset(left_over)
@@ -94,10 +101,11 @@ def load(
             "folder": str(generated.folder.resolve()),
             "annotations_sha256": annotations_digest(generated.folder),
         }
-        dataset.add_samples(list(_samples(fiftyone, generated, real, verdicts, decisions)), progress=False)
+        dataset.add_samples(list(_samples(fiftyone, generated, edited, real, verdicts, decisions)), progress=False)
         dataset.add_dynamic_sample_fields()
         save_views(fiftyone, dataset, [category.name for category in generated.categories])
         dress(fiftyone, dataset)
+        make_editable(dataset, [category.name for category in generated.categories])
         if fiftyone.dataset_exists(name):
             fiftyone.load_dataset(name).name = f"{name}.old"
         dataset.name = name
@@ -117,13 +125,14 @@ def _declare(fiftyone: ModuleType, dataset) -> None:
         dataset.add_sample_field(name, fiftyone.StringField)
     for name in ("reasons", "doubts"):
         dataset.add_sample_field(name, fiftyone.ListField, subfield=fiftyone.StringField)
-    for name in ("labels", "ground_truth"):
+    for name in (PREDICTIONS, PREDICTIONS_RAW, "ground_truth"):
         dataset.add_sample_field(name, fiftyone.EmbeddedDocumentField, embedded_doc_type=fiftyone.Detections)
 
 
 def _samples(
     fiftyone: ModuleType,
     generated: Dataset,
+    edited: Dataset,
     real: Mapping[str, Dataset] | None,
     verdicts: Sequence[Verdict],
     decisions: Decisions,
@@ -138,7 +147,7 @@ def _samples(
         sample = fiftyone.Sample(
             filepath=str(generated.folder.resolve() / "images" / image.file_name),
             group=group.element(GENERATED_SLICE),
-            labels=_detections(fiftyone, generated, image, names),
+            **predictions(fiftyone, generated, edited, image, names),
             **_fields(image, by_id[image.id], decisions, source_path),
         )
         sample["metadata"] = fiftyone.ImageMetadata(width=image.width, height=image.height, num_channels=3)
@@ -147,7 +156,7 @@ def _samples(
             beside = fiftyone.Sample(
                 filepath=source_path,
                 group=group.element(SOURCE_SLICE),
-                ground_truth=_detections(fiftyone, real[SOURCE], source, names),
+                ground_truth=detections(fiftyone, real[SOURCE], source, names),
                 source_image_id=source.id,
             )
             beside["metadata"] = fiftyone.ImageMetadata(width=source.width, height=source.height, num_channels=3)
@@ -178,22 +187,3 @@ def _fields(image: ImageRecord, verdict: Verdict, decisions: Decisions, source_p
     for key in _SCORES:
         fields[key] = verdict.scores.get(key)
     return {key: float(value) if key in _NUMBERS and value is not None else value for key, value in fields.items()}
-
-
-def _detections(fiftyone: ModuleType, dataset: Dataset, image: ImageRecord, names: Mapping[int, str]):
-    return fiftyone.Detections(
-        detections=[_detection(fiftyone, a, image, names) for a in dataset.annotations_of(image.id)]
-    )
-
-
-def _detection(fiftyone: ModuleType, annotation: Annotation, image: ImageRecord, names: Mapping[int, str]):
-    """FiftyOne's boxes are XYWH relative to the image's sides."""
-    x, y, width, height = annotation.bbox_xywh
-    score = annotation.extra.get("score")
-    return fiftyone.Detection(
-        label=names[annotation.category_id],
-        bounding_box=[x / image.width, y / image.height, width / image.width, height / image.height],
-        confidence=float(score) if isinstance(score, int | float) and math.isfinite(score) else None,
-        iscrowd=bool(annotation.iscrowd),
-        annotation_id=annotation.id,
-    )

@@ -8,6 +8,7 @@ from types import ModuleType
 
 from engine.curation.reviewer import ACCEPTED, REJECTED
 from engine.curation.verdicts import BORDERLINE
+from tasks.fiftyone_boxes import PREDICTIONS, PREDICTIONS_RAW
 
 _GREEN, _RED, _AMBER = "#2E7D32", "#C62828", "#F9A825"
 _CLASS_VIEWS = 20  # more classes than this get no view of their own
@@ -30,7 +31,7 @@ def save_views(fiftyone: ModuleType, dataset, class_names: Sequence[str]) -> Non
     for name in class_names:
         if not re.search("[A-Za-z0-9]", name) or dataset.has_saved_view(f"class {name}"):
             continue  # FiftyOne makes web addresses of view names
-        with_class = dataset.match(field("labels.detections.label").contains([name]))
+        with_class = dataset.match(field(f"{PREDICTIONS}.detections.label").contains([name]))
         dataset.save_view(f"class {name}"[:100], with_class, f"Images with a box of class {name}")
 
 
@@ -39,7 +40,7 @@ def dress(fiftyone: ModuleType, dataset) -> None:
     odm = fiftyone.core.odm
     groups = {
         "tags": ["tags", "_label_tags"],
-        "labels": ["labels", "ground_truth"],
+        "labels": [PREDICTIONS, "ground_truth", PREDICTIONS_RAW],
         "review": [
             "verdict",
             "gates",
@@ -76,7 +77,7 @@ def dress(fiftyone: ModuleType, dataset) -> None:
         odm.SidebarGroupDocument(name=name, paths=paths, expanded=name != "metadata") for name, paths in groups.items()
     ]
     dataset.app_config.active_fields = odm.ActiveFields(
-        paths=["tags", "verdict", "mean_score", "labels", "ground_truth"]
+        paths=["tags", "verdict", "mean_score", PREDICTIONS, "ground_truth"]
     )
     words = [{"value": ACCEPTED, "color": _GREEN}, {"value": REJECTED, "color": _RED}]
     dataset.app_config.color_scheme = fiftyone.ColorScheme(

@@ -27,7 +27,20 @@ def read_json(
     Raises:
         DatasetError: missing, too large, cut off, too deep, duplicate keys, NaN or Infinity; names the file.
     """
-    text = _read_text(path, max_bytes)
+    return _parsed(_read_text(path, max_bytes), path, max_depth, non_finite_as_null)
+
+
+def read_json_lines(path: Path, max_bytes: int = MAX_JSON_BYTES, max_depth: int = MAX_DEPTH) -> list[object]:
+    """The contents of a file that holds one json value a line; empty lines are passed over.
+
+    Raises:
+        DatasetError: as `read_json`; names the line too.
+    """
+    lines = enumerate(_read_text(path, max_bytes).split("\n"), start=1)
+    return [_parsed(line, f"{path}, line {number},", max_depth) for number, line in lines if line.strip()]
+
+
+def _parsed(text: str, path: Path | str, max_depth: int, non_finite_as_null: bool = False) -> object:
     constant = (lambda word: None) if non_finite_as_null else _refuse_constant
     try:
         document = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=constant)
@@ -68,7 +81,7 @@ class _TooDeep(ValueError):
     pass
 
 
-def _too_deep(path: Path, max_depth: int) -> str:
+def _too_deep(path: Path | str, max_depth: int) -> str:
     return f"{path} is refused: lists or objects lie more than {max_depth} deep in each other. It is no COCO file."
 
 

@@ -1,8 +1,8 @@
 """Export: a dataset folder, real or generated, to COCO, Pascal VOC, YOLO or WebDataset.
 
 The pictures keep their bytes, and with them their EXIF orientation; boxes are in the frame of the upright picture. Of a
-reviewed dataset only the accepted images go out, as only they go into training. `out` appears complete or not at all,
-and the same dataset gives the same bytes.
+reviewed dataset only the accepted images go out, with the boxes that a person left, as into training. `out` appears
+complete or not at all, and the same dataset gives the same bytes.
 
 Memory: a large generated dataset is read in pieces (`dataset_parts`); what grows with it is one number an image where
 it was reviewed, and one name an image for VOC and YOLO.
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from engine.curation.decisions import FILE as DECISIONS
 from engine.curation.decisions import decisions_about
+from engine.curation.edits import ImageEdits, apply_edits, read_edits
 from engine.data.dataset import Dataset, splits_of, subset
 from engine.data.export_coco import write_coco
 from engine.data.export_report import ExportReport, SplitCounts
@@ -33,6 +34,7 @@ from engine.data.parts import dataset_parts, image_ids
 from engine.errors import ConfigError, DatasetError
 
 REPORT_NAME = "export.json"
+EXPORTS = "exports"  # the one place below a dataset where exports of it may lie
 WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, "webdataset": write_webdataset}
 IGNORE_REGIONS = ("leave-out", "background")
 
@@ -63,7 +65,7 @@ def export_dataset(
 
     Raises:
         DatasetError: the dataset cannot be read, has nothing to export, holds what the format cannot, or `out` is in
-            use or inside `folder`.
+            use, or inside `folder` and not below its exports/.
         ConfigError: an unknown format or option.
     """
     folder, out, options = Path(folder), Path(out), options or ExportOptions()
@@ -90,10 +92,10 @@ class _Source:
     def parts(self, split: str) -> Iterator[Dataset]:
         """The split in pieces, by rising image id; at least one."""
         source, made = self._of[split], self._report.splits.setdefault(split, SplitCounts())
-        accepted = self._accepted(source)
+        accepted, edits = self._accepted(source), self._edits(source)
         for part in tqdm(dataset_parts(self._folder, source), f"export {split}", unit="k images", disable=None):
             self._note_classes(part)
-            part = self._without_rejected(part, accepted)
+            part = self._without_rejected(apply_edits(part, edits), accepted)
             if self._report.format == "yolo":
                 part = self._without_ignored(part)
             made.images += len(part.images)
@@ -108,6 +110,10 @@ class _Source:
         if self._options.rejected or source != "annotations" or not (self._folder / DECISIONS).exists():
             return None
         return decisions_about(self._folder, image_ids(self._folder, source)).accepted
+
+    def _edits(self, source: str) -> dict[int, ImageEdits]:
+        """The boxes that a person corrected: they go out as training uses them."""
+        return read_edits(self._folder) if source == "annotations" else {}
 
     def _without_rejected(self, part: Dataset, accepted: Set[int] | None) -> Dataset:
         if accepted is None:
@@ -163,8 +169,11 @@ def _target_splits(folder: Path) -> dict[str, str]:
 def _check_out(folder: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out} exists and is not empty; an export never overwrites. Name another folder.")
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise DatasetError(f"{out} lies inside the dataset {folder}. Name a folder outside it.")
+    below = out.resolve().is_relative_to(folder.resolve())
+    if below and not out.resolve().is_relative_to(folder.resolve() / EXPORTS):
+        raise DatasetError(
+            f"{out} lies inside the dataset {folder}. Name a folder outside it, or below its {EXPORTS}/."
+        )
 
 
 @contextmanager

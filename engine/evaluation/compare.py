@@ -18,8 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from engine.config import LdmSettings, Settings, as_dict
-from engine.curation.decisions import read_decisions
-from engine.data.dataset import Dataset, read_dataset, subset
+from engine.curation.training_labels import training_labels
+from engine.data.dataset import Dataset, read_dataset
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.arms import BASELINE, TREATMENT, plan_arms
 from engine.evaluation.coco_map import evaluate
@@ -53,7 +53,8 @@ def compare(
 
     Args:
         real: dataset folder with train.json and test.json. generated: dataset folder with annotations.json; images that
-            review rejected (decisions.json) are left out. further: more of them, an arm each, by name.
+            review rejected are left out, and boxes are as a person left them (`training_labels`). further: more of
+            them, an arm each, by name.
         ldm: a diffusion model whose features are compared too in the search for leaks.
         on_progress: called with (trainings done, trainings in all).
         version_of: names the version of a dataset by its digests, for results.json.
@@ -91,11 +92,11 @@ def compare(
 
 
 def _read_generated(folder: Path, train: Dataset) -> Dataset:
-    """The accepted images of a generated dataset, which is checked to be as it was generated."""
+    """What training uses of a generated dataset, which is checked to be as it was generated."""
     drawn = read_dataset(folder, "annotations")
     _check_classes({"train.json": train, f"{folder / 'annotations.json'}": drawn})
     check_unchanged(folder, drawn.images)
-    accepted = subset(drawn, read_decisions(folder, drawn))
+    accepted = training_labels(folder, drawn)
     if not accepted.images:
         raise DatasetError(f"{folder}: review accepted no image, so there is nothing to compare. Loosen `review`.")
     return accepted

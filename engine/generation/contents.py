@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from engine.curation import decisions
+from engine.curation import decisions, edits
 from engine.data.dataset import SPLITS, read_dataset
 from engine.data.files import file_sha256
 from engine.errors import DatasetError
@@ -50,18 +50,19 @@ def content_of(folder: Path) -> dict[str, str | None]:
 
 
 def generated_content(folder: Path) -> dict[str, str | None]:
-    """Digests of plan (a baseline has none), labels and pictures, and of the decisions of review, which choose what is
-    trained on.
+    """Digests of plan (a baseline has none), labels and pictures, and of the decisions of review and edited boxes, which
+    are trained on.
 
     Raises:
         DatasetError: manifest.json cannot be read.
     """
     baseline = kind_of(folder) == BASELINE
     manifest = _read(folder, _WRITTEN) if baseline else read_manifest(folder)
-    chosen = folder / decisions.FILE
-    return {name: manifest[name] for name in (_WRITTEN if baseline else _PINNED)} | {
-        "decisions_sha256": file_sha256(chosen) if chosen.is_file() else None
-    }
+    chosen, edited = folder / decisions.FILE, folder / edits.FILE
+    content = {name: manifest[name] for name in (_WRITTEN if baseline else _PINNED)}
+    content["decisions_sha256"] = file_sha256(chosen) if chosen.is_file() else None
+    # Without edits there is no such key, so that comparisons of earlier days still name the same content.
+    return content | ({"edits_sha256": file_sha256(edited)} if edited.is_file() else {})
 
 
 def read_manifest(folder: Path) -> dict:

@@ -15,15 +15,21 @@ from engine.errors import ConfigError, DatasetError
 from engine.generation.durable import to_json
 from engine.generation.plan_rows import CHUNK, ITEM, MODES, arrange, column_bytes, fill_numbers
 from engine.generation.prompts import prompt_of, with_style
-from engine.generation.wishes import class_weights, number_of_images, source_weights, weights_as_words
+from engine.generation.wishes import (
+    class_weights,
+    number_of_images,
+    requested_weights,
+    source_weights,
+    weights_as_words,
+)
 
 if TYPE_CHECKING:
     from engine.data.dataset import Dataset, ImageRecord
 
 # These change how the work is cut up, whether it begins, or what is said about it afterwards, but no image and no box.
 NOT_IN_DIGEST = ("batch_size", "shard_size", "max_failed_rate", "min_adapter_map", "stall_seconds")
-# These only lead to the weights of the classes, which are in the digest themselves.
-LEAD_TO_WEIGHTS = ("class_weights", "balance", "weak_classes")
+# These only lead to the weights of classes and sources, which are in the digest themselves.
+LEAD_TO_WEIGHTS = ("class_weights", "balance", "weak_classes", "requests")
 TABLES = ("categories", "sources", "prompts", "styles")
 
 
@@ -147,7 +153,7 @@ def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Setting
         identity: what draws, as `Drawer.identity`; image sides are rounded to its `["ldm"]["multiple"]`.
 
     Raises:
-        DatasetError: no image to start from, or an unusable results file of `weak_classes`.
+        DatasetError: no image to start from, or an unusable file of `weak_classes` or `requests`.
         ConfigError: no image wanted or more than variants of all sources, a run seed that is not a whole number from 0,
             weights of unknown classes or that leave no source.
     """
@@ -157,9 +163,10 @@ def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Setting
         raise DatasetError(f"{dataset.folder}: split '{dataset.split}' has no image to start from.")
     generation = settings.generation
     images = number_of_images(images, generation.variants_per_image, len(dataset.images))
-    by_class = class_weights(dataset, generation)
+    by_class, by_source = class_weights(dataset, generation), requested_weights(dataset, generation)
     order = sorted(dataset.images, key=lambda image: (_hash(seed, "order", image.id), image.id))
-    sources, used, variants = _served(source_weights(dataset, order, by_class), images, generation.variants_per_image)
+    weights = source_weights(dataset, order, by_class, by_source)
+    sources, used, variants = _served(weights, images, generation.variants_per_image)
     chosen = [order[place] for place in used.tolist()]
     prompts = [(prompt_of(dataset, image, generation), generation.negative_prompt) for image in chosen]
     table = {pair: index for index, pair in enumerate(dict.fromkeys(prompts))}
@@ -171,7 +178,7 @@ def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Setting
     rows["style"] = (sources + variants) % len(styles)  # dealt out: each source goes through all of them
     fill_numbers(rows, seed, np.array([image.id for image in chosen])[sources], variants, generation)
     return Plan(
-        spec=_spec(dataset, images, seed, settings, identity, by_class),
+        spec=_spec(dataset, images, seed, settings, identity, _deciding(dataset, generation, by_class, by_source)),
         categories=tuple((c.id, c.name, c.supercategory) for c in dataset.categories),
         sources=tuple(_source(image, settings.ldm.resolution, identity["ldm"]["multiple"]) for image in chosen),
         prompts=tuple(table),
@@ -186,9 +193,9 @@ def deciding_settings(dataset: Dataset, generation: GenerationSettings) -> dict:
     """The settings of generation that decide images and boxes drawn from a dataset, json-ready, as a plan states them.
 
     Raises:
-        ConfigError, DatasetError: see `class_weights`.
+        ConfigError, DatasetError: see `class_weights` and `requested_weights`.
     """
-    return _deciding(dataset, generation, class_weights(dataset, generation))
+    return _deciding(dataset, generation, class_weights(dataset, generation), requested_weights(dataset, generation))
 
 
 def item_file(number: int) -> str:
@@ -210,26 +217,28 @@ def _source(image: ImageRecord, resolution: int, multiple: int) -> tuple[int, st
     return (image.id, image.file_name, *working_size(image.width, image.height, resolution, multiple))
 
 
-def _spec(
-    dataset: Dataset, images: int, seed: int, settings: Settings, identity: Mapping, by_class: Mapping[int, float]
-) -> dict:
+def _spec(dataset: Dataset, images: int, seed: int, settings: Settings, identity: Mapping, deciding: dict) -> dict:
     return {
         "seed": seed,
         "images": images,
         "data": dataset.digest(),
         "identity": dict(identity),
         "settings": {
-            "generation": _deciding(dataset, settings.generation, by_class),
+            "generation": deciding,
             "ldm": {"resolution": settings.ldm.resolution, "dtype": settings.ldm.dtype},
         },
     }
 
 
-def _deciding(dataset: Dataset, generation: GenerationSettings, by_class: Mapping[int, float]) -> dict:
+def _deciding(
+    dataset: Dataset, generation: GenerationSettings, by_class: Mapping[int, float], by_source: Mapping[int, float]
+) -> dict:
     left_out = (*NOT_IN_DIGEST, *LEAD_TO_WEIGHTS)
     decides = {k: v for k, v in as_dict(generation).items() if k not in left_out}
     # In the setting's own form: a plan can be made again from what is written here.
     decides["class_weights"] = weights_as_words(dataset, by_class)
+    if by_source:  # what the requests come to, however their file spells it; a plan without them is what it was
+        decides["requests"] = digest({str(source): weight for source, weight in sorted(by_source.items())})
     return decides
 
 

@@ -4,6 +4,8 @@ A source's weight is that of the heaviest class among its objects, and the numbe
 proportional to it (the rule of repeat factor sampling, arXiv 1908.03195). So a class of weight 3 gets three times the
 objects that it would get beside classes of weight 1, as far as it does not share its images with them: whatever else
 is in a picture comes along. A picture without objects has weight 1.
+
+What a reviewer asked for in the App (`engine.curation.requests`) multiplies the weight of the source itself.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.config import GenerationSettings, named_weight
+from engine.curation.requests import LESS, MORE, read_requests, wishes_by_source
 from engine.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = 100_000_000  # a plan of so many is made in 12 GB of memory
 LARGEST = 1e15  # sums of more lose the weights of 1
+REQUESTED = {MORE: 3.0, LESS: 1 / 3}
 HIGHEST = 10.0  # of a weight that is derived: a class with one picture must not fill the dataset with its variants
 
 
@@ -75,8 +79,36 @@ def weights_as_words(dataset: Dataset, by_class: Mapping[int, float]) -> list[st
     return [f"{c.name}={by_class[c.id]!r}" for c in dataset.categories if by_class[c.id] != 1]
 
 
-def source_weights(dataset: Dataset, images: Sequence[ImageRecord], by_class: Mapping[int, float]) -> np.ndarray:
+def requested_weights(dataset: Dataset, settings: GenerationSettings) -> dict[int, float]:
+    """What `requests` multiplies the weights of sources by, by image id; sources that nothing was asked about are left
+    out.
+
+    Raises:
+        DatasetError: the file is missing or broken, or is about images that the dataset does not have.
+    """
+    if not settings.requests:
+        return {}
+    wishes = wishes_by_source(read_requests(Path(settings.requests)))
+    unknown = sorted(set(wishes) - {image.id for image in dataset.images})
+    if unknown:
+        raise DatasetError(
+            f"generation.requests: {settings.requests} asks about {len(unknown)} source images that {dataset.folder} "
+            f"does not have, the first: {', '.join(map(str, unknown[:10]))}. Give requests made on images that were "
+            "drawn from this dataset (and generation.unlabelled, if they were drawn with it)."
+        )
+    return {source: REQUESTED[wish] for source, wish in wishes.items()}
+
+
+def source_weights(
+    dataset: Dataset,
+    images: Sequence[ImageRecord],
+    by_class: Mapping[int, float],
+    by_source: Mapping[int, float] | None = None,
+) -> np.ndarray:
     """(S,) weight of each image; a source that holds only objects of weight 0 has 0.
+
+    Args:
+        by_class: see `class_weights`. by_source: see `requested_weights`.
 
     Raises:
         ConfigError: no image is left, or a weight is too large.
@@ -86,6 +118,8 @@ def source_weights(dataset: Dataset, images: Sequence[ImageRecord], by_class: Ma
         for place, image in enumerate(images):
             held = {by_class[box.category_id] for box in dataset.annotations_of(image.id) if not box.iscrowd}
             weights[place] = max(held, default=1.0)
+    if by_source:
+        weights *= [by_source.get(image.id, 1.0) for image in images]
     if not weights.any():
         raise ConfigError(f"generation.class_weights leaves no image of {dataset.folder}: every weight is 0.")
     if weights.max() > LARGEST:

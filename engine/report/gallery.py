@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from engine.curation.decisions import load_decisions
+from engine.curation.training_labels import with_edits
 from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, splits_of
 from engine.data.images import load_image
 from engine.data.sources import TRAIN, has_unlabelled, read_sources
@@ -52,7 +53,7 @@ def gallery_from(
 
     Raises DatasetError when a folder cannot be read.
     """
-    generated = read_dataset(dataset_folder, "annotations")
+    generated = with_edits(dataset_folder, read_dataset(dataset_folder, "annotations"))
     sources = None
     if source_folder is not None and source_split in splits_of(source_folder):
         if source_split == TRAIN:

@@ -56,6 +56,15 @@ def _ask(base: str, name: str) -> dict:
         return json.load(answer)
 
 
+def _accept(base: str, name: str) -> dict:
+    """Run one of our operators, with nothing selected, as the web page does."""
+    asked = {"operator_uri": "@diffusion-engine/review/accept_selected", "dataset_name": name, "params": {}}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{base}/operators/execute", json.dumps(asked).encode(), headers)
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return json.loads(answer.read().splitlines()[-1])
+
+
 def test_the_app_serves_the_dataset_on_loopback_only_and_stops_with_its_database(generated, folders):  # noqa: F811
     review(generated, folders.real, Settings(), fiftyone="off")
     name, port = dataset_name(generated), free_port()
@@ -73,6 +82,7 @@ def test_the_app_serves_the_dataset_on_loopback_only_and_stops_with_its_database
         assert b"<title>FiftyOne</title>" in page
         assert "access-control-allow-origin" not in {key.lower() for key in headers}
         assert _ask(base, name)["data"]["dataset"] == {"name": name, "defaultGroupSlice": "generated"}
+        assert _accept(base, name)["result"]["message"].startswith("Select generated images first"), "our operators"
         family = psutil.Process(process.pid).children(recursive=True)
         listening = [c.laddr for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
         assert port in {address.port for address in listening}

@@ -19,8 +19,10 @@ from engine.data.world import render_scene
 from engine.errors import DatasetError
 from tasks import fiftyone_connection, mongod
 from tasks.app import ensure_loaded
+from tasks.collect import collect
 from tasks.fiftyone_connection import connected_fiftyone
-from tasks.review import collect, gate_lines, review
+from tasks.review import review
+from tasks.review_summary import gate_lines
 
 SETTINGS = Settings(review=ReviewSettings(min_mean_score=0.5))
 
@@ -76,11 +78,11 @@ def test_review_writes_decisions_and_shows_everything(generated, fiftyone):
     assert sample.seed == str(2**63 + 1), "a 64-bit seed must stay exact"
     assert sample.prompt == dataset.images[0].extra["de"]["prompt"] and sample.mode == "img2img"
     assert (sample.strength, sample.guidance_scale, sample.eta, sample.source_image_id) == (0.5, 2.0, 0.25, 1)
-    boxes = [d.bounding_box for d in sample.labels.detections]
+    boxes = [d.bounding_box for d in sample.predictions.detections]
     assert boxes == [[4 / 64, 8 / 64, 16 / 64, 20 / 64], [5 / 64, 8 / 64, 16 / 64, 20 / 64]]
-    assert [d.confidence for d in sample.labels.detections] == [0.9, 0.7]
-    assert [d.label for d in sample.labels.detections] == ["house", "car"]
-    assert not any(d.iscrowd for d in sample.labels.detections)
+    assert [d.confidence for d in sample.predictions.detections] == [0.9, 0.7]
+    assert [d.label for d in sample.predictions.detections] == ["house", "car"]
+    assert not any(d.iscrowd for d in sample.predictions.detections)
     beside = shown.get_group(sample.group.id)["source"]
     assert beside.filepath == sample.source_filepath == str((generated.real / "images" / "train_0.png").resolve())
     assert len(beside.ground_truth.detections) == len(render_scene(0).objects)

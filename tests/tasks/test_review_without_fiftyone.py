@@ -14,7 +14,8 @@ from engine.config import ReviewSettings, Settings
 from engine.data.world import render_scene
 from engine.errors import RunFailed
 from tasks import mongod
-from tasks.review import collect, review
+from tasks.collect import collect
+from tasks.review import review
 
 SETTINGS = Settings(review=ReviewSettings(min_mean_score=0.5))
 ROOT = Path(__file__).parents[2]

@@ -12,6 +12,7 @@ from conftest import make_settings, write_source
 from PIL import Image
 
 from engine.config import load_settings
+from engine.curation.requests import Request, add_requests
 from engine.data.dataset import read_dataset, subset, write_dataset
 from engine.data.records import Annotation, Category, ImageRecord
 from engine.errors import ConfigError, DatasetError
@@ -224,6 +225,48 @@ def test_the_share_from_words_alone_is_exact_and_changes_nothing_else(five, shar
         assert len({item.source_image_id for item in drawn}) == 5
         left = [item.strength for item in plan.items if item.mode == "img2img"]
         assert 0.55 < sum(left) / 50 < 0.65
+
+
+def requests_of(folder: Path, *wishes: tuple[int, int, str]) -> str:
+    """A requests.jsonl of (image id, source id, wish)."""
+    folder.mkdir()
+    return str(add_requests(folder, [Request(i, source, ("bus",), 0.5, wish) for i, source, wish in wishes]))
+
+
+def test_sources_asked_for_more_serve_three_times_and_less_a_third(five, tmp_path):
+    path = requests_of(tmp_path / "a", (11, 2, "more"), (12, 4, "less"))
+    plain, plan = plan_of(five, 95), plan_of(five, 95, requests=path)
+    uses = Counter(item.source_image_id for item in plan.items)
+    assert uses == {1: 15, 2: 45, 3: 15, 4: 5, 5: 15}
+    assert set(Counter(item.source_image_id for item in plain.items).values()) == {19}
+    variants = plan_of(five, None, variants_per_image=19, requests=path)
+    assert Counter(item.source_image_id for item in variants.items) == uses
+
+
+def test_requests_multiply_with_the_weights_of_classes(classes, tmp_path):
+    path = requests_of(tmp_path / "a", (1, 13, "more"), (2, 9, "less"))  # an owl, and a cat
+    uses = Counter(i.source_image_id for i in plan_of(classes, 700, class_weights=("owl=2",), requests=path).items)
+    assert uses[13] / uses[14] == pytest.approx(3, rel=0.05) and uses[14] / uses[1] == pytest.approx(2, rel=0.05)
+    assert uses[9] / uses[10] == pytest.approx(1 / 3, rel=0.08)
+
+
+def test_what_requests_mean_is_in_the_digest_and_not_how_they_are_written(five, tmp_path):
+    path = requests_of(tmp_path / "a", (11, 2, "more"))
+    plan = plan_of(five, requests=path)
+    same = requests_of(tmp_path / "b", (11, 2, "less"), (12, 2, "more"), (11, 2, "more"))
+    assert plan.digest == plan_of(five, requests=same).digest != plan_of(five).digest
+    assert plan.digest != plan_of(five, requests=requests_of(tmp_path / "c", (11, 2, "less"))).digest
+    assert "requests.jsonl" not in json.dumps(plan.spec) and len(plan.spec["settings"]["generation"]["requests"]) > 10
+    balanced = requests_of(tmp_path / "d", (11, 2, "less"), (12, 2, "more"))
+    assert plan_of(five, requests=balanced).digest == plan_of(five).digest
+    assert "requests" not in plan_of(five).spec["settings"]["generation"], "runs of earlier days go on"
+
+
+def test_requests_that_do_not_fit_are_refused(five, tmp_path):
+    with pytest.raises(DatasetError, match="asks about 1 source images that .* does not have, the first: 77"):
+        plan_of(five, requests=requests_of(tmp_path / "a", (11, 2, "more"), (12, 77, "less")))
+    with pytest.raises(DatasetError, match="There is no file .*nowhere.jsonl"):
+        plan_of(five, requests=str(tmp_path / "nowhere.jsonl"))
 
 
 def test_words_alone_need_words():

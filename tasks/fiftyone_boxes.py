@@ -1,0 +1,73 @@
+"""The boxes of generated images in FiftyOne, twice: `predictions` to edit, and `predictions_raw` as generated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+from engine.curation.box_diff import ShownBox, ShownBoxes
+from engine.data.dataset import Annotation, Dataset, ImageRecord
+
+PREDICTIONS, PREDICTIONS_RAW = "predictions", "predictions_raw"
+GENERATED_SLICE = "generated"
+
+
+def read_boxes(dataset) -> list[ShownBoxes]:
+    """The boxes of every generated image, as they were loaded and as they are now; likewise from the database."""
+    view = dataset.select_group_slices(GENERATED_SLICE)
+    columns = view.values(["image_id", f"{PREDICTIONS_RAW}.detections", f"{PREDICTIONS}.detections"])
+    return [
+        ShownBoxes(image_id, tuple(map(_shown_box, raw or ())), tuple(map(_shown_box, now or ())))
+        for image_id, raw, now in zip(*columns, strict=True)
+    ]
+
+
+def _shown_box(detection) -> ShownBox:
+    crowd = bool(detection.iscrowd) if detection.has_field("iscrowd") else False  # a box drawn in the App has none
+    known = detection.annotation_id if detection.has_field("annotation_id") else None
+    return ShownBox(detection.id, detection.label, tuple(detection.bounding_box or ()), crowd, known)
+
+
+def make_editable(dataset, classes: Sequence[str]) -> None:
+    """Let the App's Annotate tab edit the boxes, of known classes only, and nothing their generated twins."""
+    schema = dataset.generate_label_schemas(PREDICTIONS, scan_samples=False)
+    offered = [attribute for attribute in schema["attributes"] if attribute["name"] == "iscrowd"]
+    limits = {"component": "dropdown", "classes": list(classes), "attributes": offered}
+    dataset.update_label_schema(PREDICTIONS, schema | limits)
+    dataset.active_label_schemas = [PREDICTIONS]
+    raw = dataset.get_field(PREDICTIONS_RAW)
+    raw.read_only = True
+    raw.save()
+
+
+def predictions(
+    fiftyone: ModuleType, generated: Dataset, edited: Dataset, image: ImageRecord, names: Mapping[int, str]
+) -> dict:
+    """The boxes as generated and as a person left them; one that was changed has the same id in both."""
+    raw = detections(fiftyone, generated, image, names)
+    now = detections(fiftyone, edited, image, names)
+    keys = {detection.annotation_id: detection.id for detection in raw.detections}
+    for detection in now.detections:
+        detection.id = keys.get(detection.annotation_id, detection.id)
+    return {PREDICTIONS: now, PREDICTIONS_RAW: raw}
+
+
+def detections(fiftyone: ModuleType, dataset: Dataset, image: ImageRecord, names: Mapping[int, str]):
+    """The boxes of an image, as FiftyOne has them."""
+    return fiftyone.Detections(
+        detections=[_detection(fiftyone, a, image, names) for a in dataset.annotations_of(image.id)]
+    )
+
+
+def _detection(fiftyone: ModuleType, annotation: Annotation, image: ImageRecord, names: Mapping[int, str]):
+    """FiftyOne's boxes are XYWH relative to the image's sides."""
+    x, y, width, height = annotation.bbox_xywh
+    score = annotation.extra.get("score")
+    return fiftyone.Detection(
+        label=names[annotation.category_id],
+        bounding_box=[x / image.width, y / image.height, width / image.width, height / image.height],
+        confidence=float(score) if isinstance(score, int | float) and math.isfinite(score) else None,
+        iscrowd=bool(annotation.iscrowd),
+        annotation_id=annotation.id,
+    )
