@@ -50,8 +50,8 @@ def content_of(folder: Path) -> dict[str, str | None]:
 
 
 def generated_content(folder: Path) -> dict[str, str | None]:
-    """Digests of plan (a baseline has none), labels and pictures, and of the decisions of review and edited boxes, which
-    are trained on.
+    """Digests of plan (a baseline has none), labels and pictures, and of the decisions of review and of edited boxes:
+    all that decides what is trained on.
 
     Raises:
         DatasetError: manifest.json cannot be read.
