@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.curation.decisions import decisions_about
+from engine.curation.edits import read_edits
 from engine.data.parts import image_ids
 from engine.errors import DatasetError
 from engine.generation.plan_file import load_plan
@@ -26,7 +27,7 @@ class GeneratedRun:
         shards, shards_done: None where they are in a store far away, which is not asked.
         merged: whether annotations.json and manifest.json are there.
         accepted: images that training may use, by the review; None where there was none.
-        review_problem: why the decisions that lie there are of no use.
+        review_problem: why the decisions or edited boxes that lie there are of no use.
     """
 
     planned: int
@@ -69,6 +70,7 @@ def _run(folder: Path, counts: ShardCounts, shards: int | None, done: int | None
         try:
             decisions = decisions_about(folder, image_ids(folder, "annotations"))
             accepted = None if decisions is None else len(decisions.accepted)
+            read_edits(folder)
         except DatasetError as error:
             problem = str(error)
     return GeneratedRun(

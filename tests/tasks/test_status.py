@@ -134,6 +134,8 @@ def test_accepted_are_those_that_training_may_use(workspace):
     write_decisions(dataset.folder, dataset, Decisions(frozenset(ids[1:]), {ids[0]: "dull"}))
     assert found(workspace)["generated"].content.accepted == len(ids) - 1
     decisions = json.loads((dataset.folder / "decisions.json").read_text())
+    (dataset.folder / "decisions.jsonl").write_text("{}\n")
+    assert "decisions.jsonl, entry 1: must be" in found(workspace)["generated"].content.review_problem
     write(dataset.folder / "decisions.json", decisions | {"digest": "0" * 64})
     run = found(workspace)["generated"].content
     assert run.accepted is None and "another annotations.json" in run.review_problem
