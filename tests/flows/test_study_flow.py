@@ -16,7 +16,7 @@ SMALL = [
     *("adapter.steps=2", "adapter.batch_size=4", "adapter.width=32", "adapter.cache_views=1"),
     *("detector.steps=2", "detector.width=32", "detector.convs=1", "detector.batch_size=4"),
     *("generation.steps=2", "generation.score_threshold=0.01", "generation.ignore_threshold=0.01"),
-    *("generation.keep_negatives=true", "compare.bootstrap=0"),
+    *("generation.keep_negatives=true", "compare.bootstrap=0", "review.box_count_factor=1000"),
 ]
 
 

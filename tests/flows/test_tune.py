@@ -14,7 +14,12 @@ from flows.cli import app
 SMALL = [
     *("adapter.steps=2", "adapter.batch_size=4", "adapter.width=32", "adapter.cache_views=1"),
     *("detector.steps=1", "detector.width=32", "detector.convs=1", "detector.batch_size=4"),
-    *("generation.steps=4", "generation.score_threshold=0.1", "generation.ignore_threshold=0.1"),
+    *(
+        "review.box_count_factor=1000",
+        "generation.steps=4",
+        "generation.score_threshold=0.1",
+        "generation.ignore_threshold=0.1",
+    ),
 ]
 
 
