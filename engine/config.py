@@ -28,6 +28,11 @@ def _limit(default, low: float | None = None, high: float | None = None, choices
     return field(default=default, metadata={"low": low, "high": high, "choices": choices, "help": help})
 
 
+def _secret(help: str):
+    """A text that may hold a token: in no repr, and left out by `as_dict`, so in no file that is written."""
+    return field(default="", repr=False, metadata={"secret": True, "help": help})
+
+
 @dataclass(frozen=True)
 class LdmSettings:
     """The frozen latent diffusion model."""
@@ -282,6 +287,24 @@ class DemoSettings:
 
 
 @dataclass(frozen=True)
+class ScaleUpSettings:
+    """The nightly loop: how much is drawn in a night, and what joins the pool that is trained on."""
+
+    images_max: int = _limit(1000, 1, help="drawn in a night at most")
+    hours: float = _limit(6.0, 0.0, help="of drawing in a night at most; 0: no limit")
+    disk_gb: float = _limit(5.0, 0.0, help="10^9 bytes of the disk that a night leaves free")
+    auto_accept: bool = _limit(True, help="use what passes the gates; false: wait until a person has looked")
+    promote: str = _limit(
+        "not_hurting",
+        choices=("not_hurting", "helps"),
+        help="helps: the 95 % interval lies above 0; not_hurting: it does not lie below 0, and the mean is no further "
+        "below 0 than tolerance",
+    )
+    tolerance: float = _limit(0.005, 0.0, 1.0, help="mAP from 0 to 1 that not_hurting lets a night cost on average")
+    webhook: str = _secret("URL that each night's outcome is posted to; DE_WEBHOOK of the environment, if empty")
+
+
+@dataclass(frozen=True)
 class Settings:
     """All sections."""
 
@@ -294,6 +317,7 @@ class Settings:
     detector: DetectorSettings = DetectorSettings()
     compare: CompareSettings = CompareSettings()
     demo: DemoSettings = DemoSettings()
+    scale_up: ScaleUpSettings = ScaleUpSettings()
 
 
 def load_settings(
@@ -334,8 +358,8 @@ def load_settings(
 
 
 def as_dict(settings) -> dict:
-    """A settings dataclass as plain json-ready values."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
+    """A settings dataclass as plain json-ready values; secrets are left empty."""
+    return json.loads(json.dumps(dataclasses.asdict(_without_secrets(settings))))
 
 
 def settings_from(content: Mapping, where: str) -> Settings:
@@ -374,6 +398,17 @@ def digest(value) -> str:
     if dataclasses.is_dataclass(value):
         value = as_dict(value)
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def _without_secrets(settings):
+    changes = {}
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        if dataclasses.is_dataclass(value):
+            changes[entry.name] = _without_secrets(value)
+        elif entry.metadata.get("secret"):
+            changes[entry.name] = entry.default
+    return dataclasses.replace(settings, **changes)
 
 
 def _sections() -> dict[str, type]:
@@ -485,6 +520,9 @@ def _check_ranges(settings: Settings) -> None:
         raise ConfigError(
             "adapter.augment=strong gives no masks, which adapter.head=maskrcnn learns from: standard does."
         )
+    webhook = settings.scale_up.webhook
+    if webhook and not webhook.startswith(("https://", "http://")):
+        raise ConfigError("scale_up.webhook must be a URL that begins with https:// or http://, or empty.")
     if generation.ignore_threshold > generation.score_threshold:
         raise ConfigError(
             f"generation.ignore_threshold ({generation.ignore_threshold}) is above "

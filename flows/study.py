@@ -62,7 +62,7 @@ def run_study(request: StudyRequest, cases: Sequence[Case], tell: Callable[[str]
 def _claim(request: StudyRequest) -> None:
     """Write down what the study is of, or refuse a folder that holds another."""
     model, settings = request.open_settings(())
-    sections = {name: values for name, values in as_dict(settings).items() if name != "compare"}
+    sections = {name: values for name, values in as_dict(settings).items() if name not in ("compare", "scale_up")}
     wanted = {
         "preset": request.preset,
         "real": read_dataset(request.real, TRAIN).digest(),

@@ -17,7 +17,8 @@ FiftyOneUse = Literal["required", "skip", "off"]
 
 @task(name="review", cache_policy=NO_CACHE, **RETRIED)
 def review_dataset(generated: Path, real: Path, settings: Settings, fiftyone: FiftyOneUse = "required") -> dict:
-    """Decide which images training may use, and load the dataset into FiftyOne. Returns the counts."""
+    """Decide which images training may use, and load the dataset into FiftyOne. Returns images, accepted, rejected;
+    and batch, the gates' word on all images together: pass, borderline, fail, None for too few."""
     from tasks.review import review
 
     summary = review(Path(generated), Path(real), settings, fiftyone=fiftyone)
@@ -31,4 +32,5 @@ def review_dataset(generated: Path, real: Path, settings: Settings, fiftyone: Fi
         "FiftyOne": summary.dataset or summary.skipped or "not asked for",
     }
     create_table_artifact([row], "review", f"{summary.accepted} of {summary.images} images accepted")
-    return {"images": summary.images, "accepted": summary.accepted, "rejected": summary.rejected}
+    counts = {"images": summary.images, "accepted": summary.accepted, "rejected": summary.rejected}
+    return {**counts, "batch": summary.gates.batch.outcome}

@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.config import Settings, as_dict
 
 _SECTIONS = ("compare", "detector", "detr")  # what `de compare` reads, beside the device
-_EARLIER = ("adapt_ldm", "adapter", "generation", "review", "demo")  # sections of the steps before it
+_EARLIER = ("adapt_ldm", "adapter", "generation", "review", "demo", "scale_up")  # sections of other steps
 _LINES = (
     ("Trainings per arm", "{}", "compare.seeds"),
     ("Generated share of a batch", "{}", "compare.generated_share"),

@@ -59,7 +59,13 @@ def test_deployments_are_flows_that_take_their_parameters():
         inspect.signature(flow.fn).bind(**entry["parameters"])
         assert entry["work_pool"]["name"] == POOL
         names.append(f"{flow.name}/{entry['name']}")
-    assert names == ["train-adapter/default", "generate-coco-de/default", "compare/default"]
+    assert names == ["train-adapter/default", "generate-coco-de/default", "compare/default", "scale-up/nightly"]
+
+
+@pytest.mark.parametrize("file", ["prefect.yaml", "tasks/new_workspace/prefect.yaml.j2"])
+def test_the_nights_run_only_once_they_are_switched_on(file):
+    nightly = yaml.safe_load((ROOT / file).read_text().replace("{{", "").replace("}}", ""))["deployments"][-1]
+    assert nightly["schedules"] == [{"cron": "0 3 * * *", "timezone": "UTC", "active": False}]
 
 
 def test_prefect_commands_in_the_workspace_reach_the_server_of_de_up():

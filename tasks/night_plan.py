@@ -1,0 +1,103 @@
+"""Prefect task: what a night draws. More of the classes that the detector is weak in, and as much as the budget holds.
+
+The plan is written before anything is drawn and fixed for the night: a comparison that is made meanwhile, or a disk
+that fills, changes no image of a night that goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from engine.config import Settings, as_dict, digest
+from engine.data.dataset import Dataset
+from engine.data.sources import read_sources
+from engine.generation.budget import Measured, allowed_images, measure
+from engine.generation.disk import ImageSize
+from engine.generation.source import DrawerSource
+from engine.generation.wishes import class_weights, weights_as_words
+from tasks.night_file import Night, Nights
+from tasks.retry import RETRIED
+
+RESULTS = "results.json"
+
+
+@task(name="plan-night", cache_policy=NO_CACHE, **RETRIED)
+def plan_night(nights: Nights, night: Night, source: DrawerSource, comparison: Path | None, workers: int) -> Night:
+    """Decide the night's class weights and number of images, unless that is decided.
+
+    Args:
+        source: what draws, with the settings as they were given.
+        comparison: folder of a comparison beside those of the nights; it need not be there.
+        workers: that draw at once.
+
+    Raises:
+        ConfigError: the budget holds no image: says whether time or disk is short.
+        DatasetError, ModelError, RunFailed: see `engine.generation.budget.measure` and `wishes.class_weights`.
+    """
+    if night.plan is not None:
+        return night
+    dataset = read_sources(source.data, source.settings.generation.unlabelled)
+    weak_in = last_results(nights, comparison)
+    weights = weights_of(dataset, source.settings, weak_in)
+    tonight = replace(source, settings=night_settings(source.settings, weights))
+    wanted, work = tonight.settings.scale_up, work_of(tonight)
+    found = measured_before(nights.all(), work)
+    measured = found or measure(tonight, wanted.images_max, night.number)
+    allowed = allowed_images(wanted, measured, workers, nights.folder)
+    plan = {
+        "images": allowed.images,
+        "limited_by": allowed.limited_by,
+        "class_weights": weights,
+        "weak_in": None if weak_in is None else str(weak_in),
+        "seconds_per_image": measured.seconds_per_image,
+        "measured": "last night" if found else "calibration",
+    }
+    return nights.write(night, base=nights.promoted(), plan=plan)
+
+
+def last_results(nights: Nights, comparison: Path | None) -> Path | None:
+    """The results.json that was written last, of the nights and of `comparison`; None where there is none yet."""
+    folders = [nights.folder_of(night) / "comparison" for night in nights.all()]
+    paths = [folder / RESULTS for folder in [*folders, *([comparison] if comparison else [])]]
+    return max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def weights_of(dataset: Dataset, settings: Settings, weak_in: Path | None) -> list[str]:
+    """CLASS=WEIGHT of every class whose weight is not 1: what the settings say, times how weak `weak_in` finds it.
+
+    Raises:
+        ConfigError, DatasetError: see `class_weights`.
+    """
+    generation = settings.generation
+    if weak_in is not None and not generation.weak_classes:
+        generation = replace(generation, weak_classes=str(weak_in))
+    return weights_as_words(dataset, class_weights(dataset, generation))
+
+
+def night_settings(settings: Settings, weights: Iterable[str]) -> Settings:
+    """The settings that a night draws with: its weights as plain words, and as many images as its plan says."""
+    generation = replace(
+        settings.generation, class_weights=tuple(weights), balance="none", weak_classes="", variants_per_image=0
+    )
+    return replace(settings, generation=generation)
+
+
+def work_of(source: DrawerSource) -> str:
+    """A digest of what the time of an image depends on."""
+    generation = replace(source.settings.generation, class_weights=())
+    return digest([as_dict(generation), as_dict(source.settings.ldm), source.ldm, str(source.adapter)])
+
+
+def measured_before(nights: Iterable[Night], work: str) -> Measured | None:
+    """What images of the same work took in the last night that drew such ones without a break."""
+    for night in reversed(list(nights)):
+        drawn = night.drawn or {}
+        if drawn.get("work") == work and drawn.get("kept"):
+            seconds = drawn["seconds"] * drawn["workers"] / drawn["planned"]
+            return Measured(seconds, ImageSize(drawn["jpeg_bytes"], drawn["boxes_per_image"]))
+    return None

@@ -1,0 +1,63 @@
+"""Prefect task: the report of a night, for people in Prefect's UI and `report.md`, for machines by the webhook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from engine.data.files import write_atomically
+from tasks.night_file import Night, Nights
+from tasks.webhook import notify
+
+FILE = "report.md"
+
+
+@task(name="report-night", cache_policy=NO_CACHE, persist_result=False)
+def report_night(nights: Nights, night: Night, url: str) -> Path:
+    """Write report.md, show it in Prefect, and tell the webhook at `url`, if any. Returns its path."""
+    text = night_text(nights, night)
+    path = nights.folder_of(night) / FILE
+    write_atomically(path, text.encode("utf-8", errors="replace"))
+    create_markdown_artifact(text, "night", f"Night {night.number}: {night.verdict or 'waits for a review'}")
+    notify(url, message(night, headline(night)))
+    return path
+
+
+def message(night: Night, text: str) -> dict:
+    """What a webhook is told; `text` is what chat programs show."""
+    comparison = dict(night.comparison) if night.comparison else None
+    return {"text": text, "night": night.number, "verdict": night.verdict, "comparison": comparison}
+
+
+def headline(night: Night) -> str:
+    """One sentence."""
+    if night.verdict is None:
+        return f"Night {night.number} waits until a person has looked at its {night.review['images']} images."
+    return f"Night {night.number} is {night.verdict}: {night.reason}."
+
+
+def night_text(nights: Nights, night: Night) -> str:
+    """The report in markdown."""
+    folder, plan, drawn, review = nights.folder_of(night), night.plan, night.drawn, night.review
+    lines = [f"# Night {night.number}", "", headline(night), ""]
+    lines += [f"- Planned: {plan['images']} images (limit: {plan['limited_by']}), seed {night.number}"]
+    weights = ", ".join(plan["class_weights"]) or "all classes alike"
+    lines += [f"- Class weights: {weights}" + (f", from `{plan['weak_in']}`" if plan["weak_in"] else "")]
+    lines += [f"- Drawn: {drawn['kept']} with {drawn['boxes']} boxes"]
+    by = "a person" if night.looked else "the gates"
+    lines += [f"- Accepted by {by}: {review['accepted']} of {review['images']}"]
+    if night.pool_images is not None:
+        lines += [f"- Pool with this night: {night.pool_images} images, before: `{night.base or 'none'}`"]
+    if night.comparison:
+        mean, low, high = (f"{100 * night.comparison[name]:+.1f}" for name in ("mean", "low", "high"))
+        lines += [f"- Real + pool minus real: {mean} mAP (95 % interval {low} to {high})"]
+        lines += [f"- Comparison: `{folder / 'comparison' / 'report.html'}`"]
+    if night.verdict is None:
+        lines += [
+            "",
+            f"Look: `de app {folder / 'generated'}`; then resume the flow run, or run it with `reviewed=true`.",
+        ]
+    return "\n".join(lines) + "\n"
