@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from engine.config import digest
-from engine.curation.decisions import FILE, read_decisions
-from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, subset, write_dataset
+from engine.curation.training_labels import training_labels
+from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, write_dataset
 from engine.data.files import file_sha256, link_or_copy, sync_folder, write_atomically
 from engine.errors import DatasetError
-from engine.generation.contents import MANIFEST, read_manifest
+from engine.generation.contents import MANIFEST, generated_content, read_manifest
 from engine.generation.integrity import check_unchanged, images_sha256
 from engine.generation.records import ShardCounts
 
@@ -27,17 +27,13 @@ REJECTED = "rejected"  # by review: a reason beside those of the generation
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A dataset that joins: its manifest, its accepted images, and the digest of what chose them."""
+    """A dataset that joins: its manifest, its accepted images with their boxes as a person left them, and what pins
+    both."""
 
     folder: Path
     manifest: dict
     accepted: Dataset
-    decisions_sha256: str | None
-
-    @property
-    def pinned(self) -> dict:
-        names = ("plan", "annotations_sha256", "images_sha256")
-        return {name: self.manifest[name] for name in names} | {"decisions_sha256": self.decisions_sha256}
+    pinned: dict
 
 
 def merge_pool(folders: Sequence[Path], out: Path) -> dict:
@@ -75,9 +71,7 @@ def _read_part(folder: Path) -> _Part:
     if not (folder / MANIFEST).is_file():
         raise DatasetError(f"{folder} has no {MANIFEST}: it is not finished, or was not generated here.")
     check_unchanged(folder, drawn.images)
-    accepted = subset(drawn, read_decisions(folder, drawn))
-    chosen = folder / FILE
-    return _Part(folder, read_manifest(folder), accepted, file_sha256(chosen) if chosen.is_file() else None)
+    return _Part(folder, read_manifest(folder), training_labels(folder, drawn), generated_content(folder))
 
 
 def _check(parts: Sequence[_Part]) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from engine.config import load_settings
 from engine.curation.decisions import Decisions, write_decisions
+from engine.curation.edits import EditedBox, ImageEdits, write_edits
 from engine.curation.pool import merge_pool
 from engine.data.dataset import read_dataset, write_dataset
 from engine.data.records import Annotation, Category, ImageRecord
@@ -84,6 +85,20 @@ def test_a_pool_grows_and_what_was_in_it_keeps_its_ids(draw, tmp_path):
     merge_pool([one, two, three], tmp_path / "at_once")
     names = ("annotations.json", *[f"images/{image.file_name}" for image in large.images])
     assert [(tmp_path / "at_once" / n).read_bytes() for n in names] == [(large.folder / n).read_bytes() for n in names]
+
+
+def test_boxes_that_a_person_edited_join_as_they_were_left(draw, tmp_path):
+    one, pool = draw("one", 1), tmp_path / "pool"
+    before = merge_pool([one], pool)
+    drawn = read_dataset(one, "annotations")
+    box = next(a for a in drawn.annotations if not a.iscrowd)
+    left = EditedBox(box.id, "class5", (1.0, 2.0, 8.0, 9.0))
+    write_edits(one, {box.image_id: ImageEdits(box.image_id, changed=(left,))})
+    after = merge_pool([one], pool)
+    assert after["plan"] != before["plan"] and "edits_sha256" in after["parts"][0]
+    place = [image.id for image in drawn.images].index(box.image_id) + 1
+    moved = [a for a in read_dataset(pool, "annotations").annotations_of(place) if a.extra.get("edited")]
+    assert [(a.category_id, a.bbox_xywh) for a in moved] == [(5, left.bbox_xywh)]
 
 
 def test_the_same_pool_is_kept_and_one_of_other_decisions_is_made_anew(draw, tmp_path):
