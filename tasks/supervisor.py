@@ -87,8 +87,7 @@ class Supervisor:
             RunFailed: a child keeps dying; the message ends with its last log lines.
         """
         restarted = []
-        if any(len(child.starts) > 1 for child in self.children):
-            self._bury_orphans()
+        self._bury_orphans()
         for child in self.children:
             if child.alive:
                 continue
