@@ -11,8 +11,6 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from engine.curation import decisions
 from engine.data.files import write_atomically
 from engine.data.licence import stated_licence
@@ -20,6 +18,7 @@ from engine.errors import ModelError
 from engine.generation.card_mark import CARD, is_foreign, mark_line
 from engine.generation.contents import read_manifest
 from engine.report.card_figures import counted, faults_of, quality_of, reviewed
+from engine.report.templates import open_templates
 
 log = logging.getLogger(__name__)
 # What would be read as markdown or html; pipes end cells.
@@ -62,13 +61,7 @@ def card_text(folder: Path, name: str, data: Path | None, ldm: Path | None, adap
         card = {}  # the adapter in that folder is another one by now
     review = reviewed(folder / decisions.FILE)
     quality = quality_of(manifest, card)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # it is markdown: see _plain
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates(autoescape=False)  # it is markdown: see _plain
     environment.filters |= {"plain": _plain, "cell": _plain}
     return environment.get_template("dataset_card.md.j2").render(
         name=name,

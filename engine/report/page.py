@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from engine.data.files import write_atomically
 from engine.evaluation.results import check_results
 from engine.report import scores
@@ -22,6 +20,7 @@ from engine.report.pictures import CROWDED, label_colours
 from engine.report.plots import arm_colours, class_plot, difference_plot, loss_plot, seeds_plot, signed
 from engine.report.recipe import comparison_settings, settings_that_matter
 from engine.report.scaling import scaling_part
+from engine.report.templates import open_templates
 
 
 def write_report(
@@ -40,13 +39,7 @@ def write_report(
     gives equal bytes.
     """
     check_results(results)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     colours = label_colours(sorted({label for item in gallery for label in item.labels}))
     page = environment.get_template("report.html.j2").render(
         title=title,

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from engine.data.files import write_atomically
 from engine.report.gallery import data_uri
 from engine.report.pictures import contact_sheet, draw_boxes, label_colours
+from engine.report.templates import open_templates
 from engine.report.unit_plot import Curve, unit_plot
 
 if TYPE_CHECKING:
@@ -61,13 +61,7 @@ def write_quality_page(
 
     commands: what makes the report again, a line each. Equal input gives equal bytes.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     names = numbers["classes"]
     colours = label_colours(list(names.values()))
     page = environment.get_template("quality.html.j2").render(

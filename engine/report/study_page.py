@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from engine.data.files import write_atomically
 from engine.report.plots import arm_colours, difference_plot, signed
+from engine.report.templates import open_templates
 
 FILE = "study.html"
 
 
 def write_study_page(out: Path, study: Mapping) -> Path:
     """Write `out`/study.html, one self-contained file, from the content of study.json; returns its path."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     rows = study["rows"]
     colours = arm_colours(list(dict.fromkeys(row["arm"] for row in rows)))
     page = environment.get_template("study.html.j2").render(

@@ -1,4 +1,5 @@
 """Review end to end on a real MongoDB: gates, decisions.json, the FiftyOne dataset, and edits on their way back."""
+# ruff: noqa: F811
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import shutil
 
 import psutil
 import pytest
+from fiftyone_home import fiftyone, home  # noqa: F401
 from review_world import folders  # noqa: F401
 
 from engine.config import ReviewSettings, Settings
@@ -25,23 +27,6 @@ from tasks.review import review
 from tasks.review_summary import gate_lines
 
 SETTINGS = Settings(review=ReviewSettings(min_mean_score=0.5))
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A home of its own for the database, so that nothing of the user's is touched."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DE_HOME", str(folder))
-        patch.delenv("FIFTYONE_DATABASE_URI", raising=False)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def fiftyone(home):
-    with connected_fiftyone() as module:
-        pass
-    return module  # stays connected: a process gives its server back when it ends
 
 
 @pytest.fixture
