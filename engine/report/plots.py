@@ -19,9 +19,14 @@ _COLOURS = 8
 _NAME, _SHORT_NAME = 42, 24  # characters of a name that fit above a row: alone, beside an interval
 
 
-def difference_plot(rows: Sequence[tuple[str, int, float, float, float]], label: str) -> Markup:
-    """One interval a row against a zero line: (name, colour, mean, low, high), in the unit shown; label: of what."""
-    axis = _Axis([value for row in rows for value in row[2:]] + [0.0])
+def difference_plot(
+    rows: Sequence[tuple[str, int, float, float, float]], label: str, span: Sequence[float] = ()
+) -> Markup:
+    """One interval a row against a zero line: (name, colour, mean, low, high), in the unit shown; label: of what.
+
+    span: values that the axis reaches too, so that several plots can be compared.
+    """
+    axis = _Axis([*(value for row in rows for value in row[2:]), *span, 0.0])
     top, step = 6, 46
     parts = [axis.drawn(top, top + step * len(rows), signed=True)]
     parts.append(svg.line(axis.at(0), top, axis.at(0), top + step * len(rows), "zero"))
