@@ -179,6 +179,16 @@ class ReviewSettings:
     clump_share: float = _limit(
         0.25, 0.01, 1.0, help="reject an image that looks like so many more of the others than any real one does"
     )
+    encoder: str = _limit(
+        "", help="image-text encoder (CLIP, SigLIP): folder or hub id; judges whether images show their words; '': none"
+    )
+    encoder_revision: str | None = _limit(None, help="commit of a hub id")
+    max_deviation: float = _limit(
+        4.0,
+        0.0,
+        100.0,
+        help="by the encoder: reject what agrees so many deviations less than real images do; 0: off",
+    )
     borderline_bits: int = _limit(2, 0, 64, help="borderline: so few bits beyond duplicate_distance; 0: never")
     borderline_margin: float = _limit(
         0.05, 0.0, 0.5, help="borderline: so near to any other threshold, of scores and shares from 0 to 1"

@@ -16,11 +16,13 @@ from engine.curation.edits import FILE as EDITS
 from engine.curation.edits import ImageEdits, read_edits
 from engine.curation.gates import Embed, judge
 from engine.curation.gates_file import write_gates
+from engine.curation.image_text import load_image_text
 from engine.curation.reviewer import decide, merge_edits
 from engine.curation.training_labels import with_edits
 from engine.data.dataset import Dataset, read_dataset, splits_of
 from engine.data.sources import TRAIN, has_unlabelled, read_sources
 from engine.errors import DatasetError, RunFailed
+from engine.ldm.device import choose_device
 from tasks import fiftyone_dataset
 from tasks.collect import collect_boxes
 from tasks.fiftyone_connection import connected_fiftyone
@@ -44,20 +46,23 @@ def review(
     Args:
         generated: folder with annotations.json.
         real: the dataset folder that it was generated from.
-        settings: `review` holds the thresholds.
+        settings: `review` holds the thresholds, and may name an image-text encoder.
         fiftyone: where FiftyOne cannot start, "required" fails and "skip" logs it and goes on; "off" never starts it.
         ldm: a diffusion model whose features the gates compare images by, beside their hashes.
 
     Raises:
         DatasetError: either folder cannot be used.
-        ModelError: the diffusion model cannot be loaded.
+        ModelError: the diffusion model or the encoder cannot be loaded.
         RunFailed: FiftyOne cannot start and is required.
     """
     dataset, splits = read_dataset(Path(generated), "annotations"), read_splits(Path(real))
     embed, identity = (None, None) if ldm is None else features_of(ldm)
-    judgement = judge(dataset, splits, settings.review, embed)
+    encoder = None
+    if settings.review.encoder:
+        encoder = load_image_text(settings.review, choose_device(settings.ldm.device))
+    judgement = judge(dataset, splits, settings.review, embed, encoder, settings.generation)
     verdicts = judgement.verdicts
-    write_gates(dataset.folder, judgement, settings.review, identity)
+    write_gates(dataset.folder, judgement, settings.review, identity, encoder and encoder.identity)
     decisions, edits = decide(verdicts, _earlier(dataset)), _earlier_edits(dataset)
     write_decisions(dataset.folder, dataset, decisions)
     if fiftyone == "off":

@@ -10,6 +10,8 @@
 | too_many_boxes | has far more boxes than any real training image |
 | low_score | has boxes that score too little on average |
 | label_disagreement | has labels that differ too much from its source's boxes |
+| off_prompt | does not show what its prompt says, by an image-text encoder |
+| off_domain | does not look like the real images, by the same |
 | collapsed | looks like a large part of the other images, as no real one does |
 | duplicate | repeats another generated image |
 
@@ -17,9 +19,8 @@
 
 Scores, each where it is defined: boxes and mean_score (without ignore regions); label_agreement (F1);
 held_out_distance, train_distance (bits out of 64 to the nearest real image, mirrored or not) and source_distance;
-held_out_similarity and train_similarity (cosine of features); crowding (share of the batch that looks like the image).
-
-Agreement of image and words is not judged: that takes an image-text encoder, and none comes with the models used here.
+held_out_similarity and train_similarity (cosine of features); crowding (share of the batch that looks like the image);
+text_similarity and domain_similarity (cosines of the image-text encoder, where one is given).
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from tqdm import tqdm
 
-from engine.config import ReviewSettings
+from engine.config import GenerationSettings, ReviewSettings
+from engine.curation.agreement import MOST, check_agreement
 from engine.curation.collapse import Spread, bits_apart, check_collapse, euclidean, measure_spread
+from engine.curation.image_text import ImageTextEncoder
 from engine.curation.label_gates import check_labels
 from engine.curation.perceptual import perceptual_hash
-from engine.curation.provenance import origin_image_id, source_image_id
+from engine.curation.provenance import origin_image_id, prompt_words, source_image_id
 from engine.curation.repeats import (
     HELD_OUT,
     SOURCE,
@@ -47,12 +50,18 @@ from engine.curation.repeats import (
 from engine.curation.verdicts import FAIL, Batch, Findings, Judgement
 from engine.data.dataset import Dataset, subset
 from engine.errors import DatasetError
+from engine.generation.prompts import prompt_of
 
 Embed = Callable[[Dataset], np.ndarray]
 
 
 def judge(
-    generated: Dataset, real: Mapping[str, Dataset], settings: ReviewSettings, embed: Embed | None = None
+    generated: Dataset,
+    real: Mapping[str, Dataset],
+    settings: ReviewSettings,
+    embed: Embed | None = None,
+    encoder: ImageTextEncoder | None = None,
+    generation: GenerationSettings | None = None,
 ) -> Judgement:
     """Run every gate over a generated dataset.
 
@@ -64,6 +73,8 @@ def judge(
         real: split name -> dataset of the folder that it was generated from.
         settings: the thresholds.
         embed: gives the features (N, D) of a dataset's images, in its order; None: hashes alone decide.
+        encoder: judges whether images show their words and look like the real ones; None: nothing does.
+        generation: says with which words the real images would be drawn; of use with an encoder.
 
     Raises:
         DatasetError: a source image is not in the real training split, or a real image cannot be read.
@@ -80,6 +91,8 @@ def judge(
     spreads = {"hash": measure_spread(list(hashes.values()), origins, train.upright(), bits_apart, settings.min_spread)}
     if embed is not None and SOURCE in real and hashes:
         spreads["features"] = _judge_features(generated, real, embed, origins, settings, findings)
+    if encoder is not None and SOURCE in real:
+        _judge_agreement(generated, real[SOURCE], encoder, generation or GenerationSettings(), settings, findings)
     batch = Batch(None, {}, "review.min_spread is 0: not judged")
     if settings.min_spread:
         known = {name: spread for name, spread in spreads.items() if spread is not None}
@@ -129,7 +142,7 @@ def _judge_features(
     findings: Mapping[int, Findings],
 ) -> Spread | None:
     """Compare the images that decode with real ones by their features; returns the spread of the batch."""
-    decoded = subset(generated, [i for i, found in findings.items() if "unreadable" not in found.failures])
+    decoded = _decoded(generated, findings)
     real_rows = {split: embed(real[split]) for split in (SOURCE, *HELD_OUT) if split in real}
     scale = real_rows[SOURCE]
     if not len(scale):
@@ -139,3 +152,37 @@ def _judge_features(
     by_id = {image.id: row for image, row in zip(decoded.images, rows, strict=True)}
     check_features(generated, by_id, real, standard, settings, findings)
     return measure_spread(rows, origins, standard[SOURCE], euclidean, settings.min_spread)
+
+
+def _judge_agreement(
+    generated: Dataset,
+    train: Dataset,
+    encoder: ImageTextEncoder,
+    generation: GenerationSettings,
+    settings: ReviewSettings,
+    findings: Mapping[int, Findings],
+) -> None:
+    """Compare the images that decode with their words and with the real ones."""
+    decoded, real = _decoded(generated, findings), _some(train, MOST)
+    prompts = {image.id: prompt_words(image) for image in decoded.images}
+    texts = list(dict.fromkeys(words for words in prompts.values() if words))
+    by_text = dict(zip(texts, encoder.words(texts), strict=True)) if texts else {}
+    check_agreement(
+        list(prompts),
+        encoder.images(decoded),
+        {image_id: by_text[words] for image_id, words in prompts.items() if words},
+        encoder.images(real),
+        encoder.words([prompt_of(real, image, generation) for image in real.images]),
+        settings,
+        findings,
+    )
+
+
+def _decoded(generated: Dataset, findings: Mapping[int, Findings]) -> Dataset:
+    return subset(generated, [i for i, found in findings.items() if "unreadable" not in found.failures])
+
+
+def _some(dataset: Dataset, most: int) -> Dataset:
+    """At most so many of its images, spread evenly over it."""
+    step = max(1, -(-len(dataset.images) // most))
+    return subset(dataset, [image.id for image in dataset.images[::step]])

@@ -1,6 +1,7 @@
 """gates.json, beside annotations.json: what the gates found, image by image and in total.
 
     {"annotations": "<sha256 of annotations.json>", "settings": {review}, "features": null or the model's identity,
+     "encoder": null or the image-text encoder's,
      "batch": {"outcome": "pass", "figures": {...}, "note": "..."}, "counts": {"verdicts": {...}, "fail": {...}, ...},
      "images": [{"id": 1, "verdict": "pass", "accepted": true, "reasons": [], "borderline": [], "scores": {...},
                  "note": ""}, ...]}
@@ -27,11 +28,18 @@ _DIGITS = 6  # of scores: the last digits of features depend on the machine
 _CURE = "Review the folder again, or delete {file}."
 
 
-def write_gates(folder: Path, judgement: Judgement, settings: ReviewSettings, features: dict | None = None) -> Path:
+def write_gates(
+    folder: Path,
+    judgement: Judgement,
+    settings: ReviewSettings,
+    features: dict | None = None,
+    encoder: dict | None = None,
+) -> Path:
     """Write gates.json in one step. The same judgement gives the same bytes.
 
     Args:
         features: what gave the features, in json-ready values; None where hashes alone decided.
+        encoder: likewise of the image-text encoder.
 
     Raises:
         DatasetError: the folder has no annotations.json.
@@ -41,6 +49,7 @@ def write_gates(folder: Path, judgement: Judgement, settings: ReviewSettings, fe
         "annotations": annotations_digest(folder),
         "settings": as_dict(settings),
         "features": features,
+        "encoder": encoder,
         "batch": {
             "outcome": batch.outcome,
             "figures": {name: _rounded(figures) for name, figures in batch.figures.items()},

@@ -28,6 +28,12 @@ def encode_ratio(image: ImageRecord) -> float | None:
     return _recorded(image).get("strength")
 
 
+def prompt_words(image: ImageRecord) -> str:
+    """The words that the image was drawn with; empty where there were none."""
+    words = _recorded(image).get("prompt")
+    return words.strip() if isinstance(words, str) else ""
+
+
 def _recorded(image: ImageRecord) -> dict:
     provenance = image.extra.get("de")
     return provenance if isinstance(provenance, dict) else {}

@@ -16,6 +16,8 @@ REJECTING = (
     "too_many_boxes",
     "low_score",
     "label_disagreement",
+    "off_prompt",
+    "off_domain",
     "collapsed",
     "duplicate",
 )
