@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from prefect import flow
 
+from engine.generation.devices import usual_workers
 from flows.compare import compare
 from flows.generate_coco_de import generate_coco_de
 from flows.train_adapter import train_adapter
@@ -41,7 +41,7 @@ def demo(out: str, seed: int = 0, params: str | None = None, overrides: list[str
         generated,
         settings.demo.generated_images,
         seed,
-        workers=max(1, min(4, os.cpu_count() or 1)) if settings.ldm.device in ("auto", "cpu") else 1,
+        workers=usual_workers(settings),
         fiftyone="skip",
         **common,
     )

@@ -6,7 +6,6 @@ Every step leaves its folder and is not done again; cases with the same labels s
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +134,7 @@ def _adapter(data: Path, model: str, out: Path, settings: Settings, tell: Callab
 
 
 def _generated(request, data: Path, model: str, adapter: Path, out: Path, settings: Settings, tell) -> Path:
+    from engine.generation.devices import usual_workers
     from engine.generation.run import generate
     from tasks.review import review
 
@@ -142,8 +142,7 @@ def _generated(request, data: Path, model: str, adapter: Path, out: Path, settin
     if settings.generation.unlabelled and has_unlabelled(data):
         sources += len(read_dataset(data, UNLABELLED).images)
     images = max(1, round(request.times * sources))
-    workers = max(1, min(4, os.cpu_count() or 1)) if settings.ldm.device in ("auto", "cpu") else 1
-    generate(data, model, adapter, out, images, request.seed, settings, workers)
+    generate(data, model, adapter, out, images, request.seed, settings, usual_workers(settings))
     summary = review(out, data, settings, fiftyone="off")
     tell(f"  {images} images drawn, {summary.accepted} accepted")
     return out

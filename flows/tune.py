@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,12 +77,13 @@ def _claim(request: TuneRequest, train: Dataset, val: Dataset) -> None:
 def _draw_pool(request: TuneRequest, tell: Callable[[str], None]) -> Dataset:
     """Images over wide ranges of encode ratio and guidance, with boxes of any score; what the gates reject is out."""
     from engine.curation.training_labels import training_labels
+    from engine.generation.devices import usual_workers
     from engine.generation.run import generate
     from tasks.review import review
 
     out, settings = request.out / "pool", pool_settings(request.settings)
     tell(f"draw {request.images} images at encode ratios {RATIOS[0]} to {RATIOS[1]}")
-    workers = max(1, min(4, os.cpu_count() or 1)) if settings.ldm.device in ("auto", "cpu") else 1
+    workers = usual_workers(settings)
     generate(request.data, request.ldm, request.adapter, out, request.images, request.seed, settings, workers)
     review(out, request.data, settings, fiftyone="off")
     drawn = read_dataset(out, "annotations")

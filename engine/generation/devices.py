@@ -7,6 +7,8 @@ import os
 from engine.config import Settings
 from engine.errors import ConfigError
 
+_MOST_ON_CPU = 4
+
 
 def gpus_for(settings: Settings, workers: int) -> list[str]:
     """The GPUs of this machine to choose from, as in CUDA_VISIBLE_DEVICES; none where the models run elsewhere.
@@ -24,6 +26,18 @@ def gpus_for(settings: Settings, workers: int) -> list[str]:
     if workers > len(visible):
         raise ConfigError(f"{workers} workers want a GPU each, and there are {len(visible)}. Ask for fewer.")
     return visible
+
+
+def usual_workers(settings: Settings) -> int:
+    """Workers where nobody says how many: one a GPU; on a CPU one a core, but few, since each holds the models.
+
+    Raises:
+        ModelError: torch does not see the device of the settings.
+    """
+    from engine.ldm.device import choose_device
+
+    kind = choose_device(settings.ldm.device).type
+    return len(_visible()) if kind == "cuda" else 1 if kind != "cpu" else min(_MOST_ON_CPU, os.cpu_count() or 1)
 
 
 def check_workers(workers: int) -> None:

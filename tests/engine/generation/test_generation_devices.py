@@ -30,8 +30,16 @@ def test_the_gpus_to_choose_from(cuda):
         devices.gpus_for(settings, 3)
 
 
+def test_unasked_there_are_as_many_workers_as_gpus(cuda):
+    settings = make_settings()
+    assert devices.usual_workers(settings) == 3 == len(devices.gpus_for(settings, devices.usual_workers(settings)))
+    cuda.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert devices.usual_workers(settings) == 1
+
+
 def test_without_cuda_there_are_none():
     assert devices.gpus_for(make_settings(), 7) == []
+    assert 1 <= devices.usual_workers(make_settings()) <= os.cpu_count()
 
 
 def test_each_worker_process_sees_one_gpu_of_its_own(bench, unbroken, cuda):
