@@ -16,7 +16,8 @@ from engine.data.dataset import Dataset, read_dataset
 from engine.data.files import write_atomically
 from engine.errors import DatasetError
 from engine.evaluation.candidates import Candidate, faithful_ratio, fidelity, propose
-from engine.evaluation.tuning import Clock, Trial, affordable, choose, train_baseline, workers_of
+from engine.evaluation.trainings import trainings_at_once
+from engine.evaluation.tuning import Clock, Trial, affordable, choose, train_baseline
 from flows.claim import claim
 
 FLOOR = 0.1  # the lowest score of a box of the pool
@@ -126,7 +127,7 @@ def _propose(request: TuneRequest, train, val, pool: Dataset, clock: Clock, tell
     scores = _thresholds(request, val)
     tell("real data alone, for the clock")
     seconds = train_baseline(train, val, request.out, settings)
-    count = affordable(clock.left, seconds, workers_of(settings))
+    count = affordable(clock.left, seconds, trainings_at_once(settings))
     high = pool_settings(settings).generation.guidance_max
     candidates = propose(limit, RATIOS[1], list(scores.values()), (1 + (high - 1) / 2, high), SHARES, request.seed)[
         :count

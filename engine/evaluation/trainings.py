@@ -80,6 +80,15 @@ def plan_jobs(arms: Sequence[ArmPlan], seeds: Sequence[int], out: Path, settings
     return jobs
 
 
+def trainings_at_once(settings: Settings) -> int:
+    """One process a core of a CPU; one alone where there is a GPU.
+
+    Raises:
+        ModelError: torch does not see the device of the settings.
+    """
+    return 1 if choose_device(settings.ldm.device).type != "cpu" else os.cpu_count() or 1
+
+
 def run_jobs(jobs: list[Job], test: Dataset, settings: Settings, on_progress: Callable[[int, int], None]) -> None:
     """Run what is not done yet, one process per core on a CPU (two small trainings beat one with two threads)."""
     pending = [job for job in jobs if read_job(job) is None]
@@ -88,7 +97,7 @@ def run_jobs(jobs: list[Job], test: Dataset, settings: Settings, on_progress: Ca
     if not pending:
         return
     build_detector(settings.detector, len(test.categories))  # what cannot be built is said before anything is trained
-    workers = 1 if choose_device(settings.ldm.device).type != "cpu" else min(len(pending), os.cpu_count() or 1)
+    workers = min(len(pending), trainings_at_once(settings))
     context = multiprocessing.get_context("spawn")
     failures = []
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread, initargs=(workers,)) as pool:

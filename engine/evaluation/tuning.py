@@ -6,7 +6,6 @@ more, the best two with another two, always beside real data alone with the same
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from engine.evaluation.arms import BASELINE, ArmPlan
 from engine.evaluation.candidates import Candidate
 from engine.evaluation.coco_map import evaluate
 from engine.evaluation.trainings import plan_jobs, read_job, run_jobs
-from engine.ldm.device import choose_device
 
 ROUNDS = ((0,), (1, 2), (3, 4))  # seeds of each
 KEPT = (1 / 3, 2)  # after the first round a third, after the second two
@@ -99,11 +97,6 @@ def choose(
         finished = trials[kept:] + finished
         running = [trial.candidate for trial in trials[:kept]]
     raise AssertionError("unreachable: the last round returns")
-
-
-def workers_of(settings: Settings) -> int:
-    """Trainings at a time, as `run_jobs` does them."""
-    return 1 if choose_device(settings.ldm.device).type != "cpu" else os.cpu_count() or 1
 
 
 def _baseline(train: Dataset) -> ArmPlan:
