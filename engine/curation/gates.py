@@ -11,7 +11,7 @@
 | low_score | has boxes that score too little on average |
 | label_disagreement | has labels that differ too much from its source's boxes |
 | collapsed | looks like a large part of the other images, as no real one does |
-| duplicate | repeats another generated image |
+| duplicate | repeats another generated image, or one of the pool that it is to join (`review.pool`) |
 
 `near_source` is a tag: the image nearly repeats the real one that it was drawn from. It rejects nothing.
 
@@ -25,6 +25,7 @@ Agreement of image and words is not judged: that takes an image-text encoder, an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -33,6 +34,7 @@ from engine.config import ReviewSettings
 from engine.curation.collapse import Spread, bits_apart, check_collapse, euclidean, measure_spread
 from engine.curation.label_gates import check_labels
 from engine.curation.perceptual import perceptual_hash
+from engine.curation.pool_gate import check_pool
 from engine.curation.provenance import origin_image_id, source_image_id
 from engine.curation.repeats import (
     HELD_OUT,
@@ -45,7 +47,7 @@ from engine.curation.repeats import (
     standardise,
 )
 from engine.curation.verdicts import FAIL, Batch, Findings, Judgement
-from engine.data.dataset import Dataset, subset
+from engine.data.dataset import Dataset, read_dataset, subset
 from engine.errors import DatasetError
 
 Embed = Callable[[Dataset], np.ndarray]
@@ -66,7 +68,8 @@ def judge(
         embed: gives the features (N, D) of a dataset's images, in its order; None: hashes alone decide.
 
     Raises:
-        DatasetError: a source image is not in the real training split, or a real image cannot be read.
+        DatasetError: a source image is not in the real training split, or a real image or one of the pool cannot be
+            read.
     """
     _check_sources(generated, real)
     findings = {image.id: Findings() for image in generated.images}
@@ -76,6 +79,8 @@ def judge(
     if hashes:
         check_held_out(hashes, held_out, settings, findings)
         check_training(generated, hashes, train, settings, findings)
+        if settings.pool:
+            check_pool(generated, hashes, read_dataset(Path(settings.pool), "annotations"), settings, findings)
     origins = _origins(generated, hashes)
     spreads = {"hash": measure_spread(list(hashes.values()), origins, train.upright(), bits_apart, settings.min_spread)}
     if embed is not None and SOURCE in real and hashes:
