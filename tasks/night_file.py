@@ -66,6 +66,16 @@ class Night:
     note: str | None = None
     verdict: str | None = None
 
+    @property
+    def headline(self) -> str:
+        """How it went, or how it stands, in one sentence."""
+        name = f"Night {self.number}"
+        if self.ruling is not None:
+            return f"{name} is {self.ruling}: {self.reason}."
+        if self.waits_for is not None:
+            return f"{name} waits until a person has looked at its {self.review['images']} images."
+        return f"{name} is not over: the flow scale-up goes on with it when it runs again."
+
 
 @dataclass(frozen=True)
 class Nights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import task
@@ -22,8 +23,13 @@ def report_night(nights: Nights, night: Night, url: str) -> Path:
     path = nights.folder_of(night) / FILE
     write_atomically(path, text.encode("utf-8", errors="replace"))
     create_markdown_artifact(text, "night", f"Night {night.number}: {night.ruling or 'waits for a review'}")
-    notify(url, message(night, headline(night)))
+    notify(url, message(night, _waiting(night).headline))
     return path
+
+
+def _waiting(night: Night) -> Night:
+    """It is reported in the middle only when it comes to wait for a person, right before that is written down."""
+    return night if night.ruling else replace(night, waits_for="")
 
 
 def message(night: Night, text: str) -> dict:
@@ -32,17 +38,10 @@ def message(night: Night, text: str) -> dict:
     return {"text": text, "night": night.number, "verdict": night.ruling, "comparison": comparison}
 
 
-def headline(night: Night) -> str:
-    """One sentence."""
-    if night.ruling is None:
-        return f"Night {night.number} waits until a person has looked at its {night.review['images']} images."
-    return f"Night {night.number} is {night.ruling}: {night.reason}."
-
-
 def night_text(nights: Nights, night: Night) -> str:
     """The report in markdown."""
     folder, plan, drawn, review = nights.folder_of(night), night.plan, night.drawn, night.review
-    lines = [f"# Night {night.number}", "", headline(night), ""]
+    lines = [f"# Night {night.number}", "", _waiting(night).headline, ""]
     lines += [f"- Planned: {plan['images']} images (limit: {plan['limited_by']}), seed {night.number}"]
     weights = ", ".join(plan["class_weights"]) or "all classes alike"
     lines += [f"- Class weights: {weights}" + (f", from `{plan['weak_in']}`" if plan["weak_in"] else "")]
