@@ -194,6 +194,9 @@ class ReviewSettings:
         0.05, 0.0, 0.5, help="borderline: so near to any other threshold, of scores and shares from 0 to 1"
     )
     accept_borderline: bool = _limit(False, help="use borderline images without a person's word")
+    pool: str = _limit(
+        "", help="folder of a generated dataset that these images join: what repeats its images is rejected"
+    )
 
 
 SMALL = "small:"  # and behind it one of HEADS: that head on a small backbone

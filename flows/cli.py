@@ -54,6 +54,7 @@ for name, function in {
     "compare": step_commands.compare,
     "study": study_commands.study,
     "tune": tune_command.tune,
+    "pool": version_commands.pool,
     "record": version_commands.record,
     "versions": version_commands.versions,
     "checkout": version_commands.checkout,

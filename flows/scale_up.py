@@ -20,11 +20,13 @@ from tasks.night_steps import (
     draw_night,
     judge_night,
     merge_night,
+    promote_night,
     refused_by_review,
     review_night,
 )
 from tasks.night_wait import suspends, wait_for_person
 from tasks.settings import open_settings
+from tasks.version import check_name
 from tasks.webhook import notify, webhook_url
 
 
@@ -41,6 +43,7 @@ def scale_up(
     reviewed: bool = False,
     params: str | None = None,
     overrides: list[str] | None = None,
+    version: str = "pool",
 ) -> dict:
     """One night. A night that was cut off goes on where it was when the flow is run again.
 
@@ -56,11 +59,13 @@ def scale_up(
         reviewed: a person has looked at the night that waits (`scale_up.auto_accept=false`).
         params: settings file; params.yaml of the current folder where none is given.
         overrides: strings section.key=value. Prefect shows them: a webhook belongs into DE_WEBHOOK.
+        version: each promoted pool is tagged <version>-v<N>, where the workspace has git, DVC and the stage `pool`.
 
     Returns:
-        {night, verdict, reason, images: accepted tonight, pool_images}; a night that waits has no verdict.
+        {night, verdict, reason, images: accepted tonight, pool_images, version}; a night that waits has no verdict.
     """
     model, settings = open_settings(params, overrides or [], ldm)
+    check_name(version)
     source = DrawerSource(Path(data), model, Path(adapter), settings, generate.LOADER)
     folder, url = Nights(Path(nights)), webhook_url(settings.scale_up.webhook)
     with folder.owned():
@@ -68,6 +73,11 @@ def scale_up(
         try:
             night = plan_night(folder, night, source, Path(comparison) if comparison else None, workers)
             night = _after_plan(folder, night, source, workers, ray, fiftyone, reviewed, url)
+            if night.ruling is not None:
+                given = {"data": data, "ldm": ldm, "adapter": adapter}
+                night = promote_night(folder, night, given, settings, version)
+                report_night(folder, night, url)
+                night = close_night(folder, night)
         except (UserError, RunFailed, OSError) as error:
             notify(url, message(night, f"Night {night.number} stopped and goes on when it is run again: {error}"))
             raise
@@ -96,10 +106,7 @@ def _after_plan(
     if not refused_by_review(night):
         night = merge_night(nights, night)
         night = compare_night(nights, night, source.data, settings)
-    night = judge_night(nights, night, settings)
-    night = close_night(nights, night)
-    report_night(nights, night, url)
-    return night
+    return judge_night(nights, night, settings)
 
 
 def _looked_at(nights: Nights, night: Night, reviewed: bool, url: str) -> Night:
@@ -121,4 +128,5 @@ def _outcome(night: Night) -> dict:
         "reason": night.reason,
         "images": night.review["accepted"],
         "pool_images": night.pool_images,
+        "version": night.version,
     }

@@ -8,6 +8,7 @@ from flows.text_table import columns, pairs
 from tasks.inventory import ADAPTER, COMPARISON, DATASET, GENERATED, LDM, Found
 from tasks.status import Status
 
+_SHOWN = 7  # nights
 _SPLITS = ("train", "val", "test")
 
 
@@ -27,9 +28,10 @@ def status_table(status: Status) -> str:
             [_generated(e) for e in of_kind[GENERATED]],
         ),
         _answers(of_kind[COMPARISON]),
+        _nights(status),
         columns(("version", "set on"), [(version.tag, version.day) for version in status.versions]),
         _flows(status),
-        _problems(status.found),
+        _problems(status),
     ]
     return "\n\n".join(block for block in blocks if block)
 
@@ -92,8 +94,27 @@ def _flows(status: Status) -> str:
     return columns((f"flow run at {flows.server}", "state", "since"), rows)
 
 
-def _problems(found: Sequence[Found]) -> str:
+def _nights(status: Status) -> str:
+    """The last few, and in words how the very last one went."""
+    if not status.nights:
+        return ""
+    rows = []
+    for night in status.nights[-_SHOWN:]:
+        planned, accepted = (night.plan or {}).get("images", "-"), (night.review or {}).get("accepted", "-")
+        cells = (night.verdict or "not over", planned, accepted, night.pool_images or "-", night.version or "-")
+        rows.append((f"{night.number:04d}", *cells))
+    head = (f"night ({_bytes(status.nights_bytes)} in all)", "verdict", "planned", "accepted", "with pool", "version")
+    last = status.nights[-1]
+    lines = [columns(head, rows), f"{last.headline} {last.note or ''}".rstrip()]
+    lines += [f"More in nights/{last.number:04d}/report.md."] if last.ruling else []
+    lines += [f"`de checkout {last.version}` brings its pool back."] if last.version else []
+    return "\n".join(lines)
+
+
+def _problems(status: Status) -> str:
+    found = status.found
     lines = [f"{entry.folder} ({entry.kind}): {entry.problem}" for entry in found if entry.problem]
+    lines += [f"nights: {status.nights_problem}"] if status.nights_problem else []
     lines += [
         f"{entry.folder}: {entry.content.review_problem}"
         for entry in found

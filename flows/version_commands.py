@@ -1,4 +1,4 @@
-"""`de record`, `de versions`, `de checkout` and `de verdict`."""
+"""`de pool`, `de record`, `de versions`, `de checkout` and `de verdict`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,30 @@ from typing import Annotated
 import typer
 
 from flows.exits import printable
+from flows.options import Data
 
 Name = Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as coco-de-v3.")]
+
+
+def pool(
+    nights: Annotated[Path, typer.Option("--nights", metavar="DIR", help="Folder of the nights.")],
+    data: Data,
+    ldm: Annotated[Path, typer.Option("--ldm", metavar="DIR", help="Diffusion model that drew, for its licence.")],
+    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Adapter that labelled.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the pool.")],
+) -> None:
+    """Bring the pool that the nights have promoted to one folder, a generated dataset with its card.
+
+    A promoted night does the same and records it. Example:
+    de pool --nights nights --data data/bccd --ldm models/ldm --adapter models/adapter --out pool
+    """
+    from tasks.night_file import Nights
+    from tasks.night_pool import write_pool
+
+    folder = Nights(nights)
+    with folder.owned():
+        images = write_pool(folder, out, data, ldm, adapter)
+    typer.echo(f"{out}: {images} images." if images else f"No night is promoted yet: {out} is empty.")
 
 
 def record(

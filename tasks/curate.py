@@ -17,8 +17,12 @@ FiftyOneUse = Literal["required", "skip", "off"]
 
 @task(name="review", cache_policy=NO_CACHE, **RETRIED)
 def review_dataset(generated: Path, real: Path, settings: Settings, fiftyone: FiftyOneUse = "required") -> dict:
-    """Decide which images training may use, and load the dataset into FiftyOne. Returns images, accepted, rejected;
-    and batch, the gates' word on all images together: pass, borderline, fail, None for too few."""
+    """Decide which images training may use, and load the dataset into FiftyOne.
+
+    Returns:
+        images, accepted, rejected; reasons: how many images each rejects; batch: the gates' word on all images
+        together, pass, borderline, fail, None for too few.
+    """
     from tasks.review import review
 
     summary = review(Path(generated), Path(real), settings, fiftyone=fiftyone)
@@ -33,4 +37,4 @@ def review_dataset(generated: Path, real: Path, settings: Settings, fiftyone: Fi
     }
     create_table_artifact([row], "review", f"{summary.accepted} of {summary.images} images accepted")
     counts = {"images": summary.images, "accepted": summary.accepted, "rejected": summary.rejected}
-    return {**counts, "batch": summary.gates.batch.outcome}
+    return {**counts, "reasons": dict(summary.reasons), "batch": summary.gates.batch.outcome}

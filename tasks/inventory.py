@@ -79,9 +79,9 @@ class Found:
     problem: str | None = None
 
 
-def take_stock(workspace: Path) -> list[Found]:
-    """Every folder of a known kind, at most DEPTH levels down, in order of kind and name."""
-    kinds = {Path(folder): kind for folder, kind in _known_folders(workspace)}
+def take_stock(workspace: Path, without: Path | None = None) -> list[Found]:
+    """Every folder of a known kind, at most DEPTH levels down, in order of kind and name; `without` is not searched."""
+    kinds = {Path(folder): kind for folder, kind in _known_folders(workspace, without)}
     found = []
     for folder, kind in kinds.items():
         inner = {other for other in kinds if other != folder and other.is_relative_to(folder)}
@@ -109,7 +109,7 @@ def disk_bytes(folder: Path, without: set[Path] = frozenset()) -> int:
     return total
 
 
-def _known_folders(workspace: Path) -> Iterator[tuple[str, str]]:
+def _known_folders(workspace: Path, without: Path | None) -> Iterator[tuple[str, str]]:
     """(folder, kind); what lies inside a known folder is its own business, except beside a comparison."""
     for parent, folders, names in os.walk(workspace):
         kind = _kind(Path(parent), set(names), set(folders))
@@ -118,7 +118,8 @@ def _known_folders(workspace: Path) -> Iterator[tuple[str, str]]:
         deep = len(Path(parent).relative_to(workspace).parts) >= DEPTH
         if deep or kind not in (None, COMPARISON) or "pyvenv.cfg" in names:
             folders.clear()
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NOT_SEARCHED)
+        searched = (name for name in folders if not name.startswith(".") and name not in _NOT_SEARCHED)
+        folders[:] = sorted(name for name in searched if Path(parent, name) != without)
 
 
 def _kind(folder: Path, files: set[str], folders: set[str]) -> str | None:

@@ -6,7 +6,9 @@
     <nights>/0003/pool/           the promoted pool of before, and what review accepted of tonight
     <nights>/0003/comparison/     real against real + that pool
 
-Every step writes its outcome before the next one begins, so a night that was cut off goes on where it was.
+Every step writes its outcome before the next one begins, so a night that was cut off goes on where it was. In a
+workspace `promoted.json` is an output of the stage `pool`: an older version of the pool that is brought back brings it
+back too, and the next night builds on that.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ class Night:
         comparison: {mean, low, high, outcome}, mAP from 0 to 1.
         pool_images: of the merged pool.
         ruling, reason: what the review or the policy of promotion says, PROMOTED or REJECTED, and why.
+        version: tag of the pool that a promoted night made; None where none was made.
+        note: why not, or why it is not in DVC's remote.
         verdict: the ruling once all that follows from it is done: then the night is over.
     """
 
@@ -58,7 +62,19 @@ class Night:
     comparison: Mapping | None = None
     ruling: str | None = None
     reason: str | None = None
+    version: str | None = None
+    note: str | None = None
     verdict: str | None = None
+
+    @property
+    def headline(self) -> str:
+        """How it went, or how it stands, in one sentence."""
+        name = f"Night {self.number}"
+        if self.ruling is not None:
+            return f"{name} is {self.ruling}: {self.reason}."
+        if self.waits_for is not None:
+            return f"{name} waits until a person has looked at its {self.review['images']} images."
+        return f"{name} is not over: the flow scale-up goes on with it when it runs again."
 
 
 @dataclass(frozen=True)
@@ -125,14 +141,20 @@ class Nights:
         if not path.is_file():
             return ""
         pool = _read(path).get("pool")
-        if not isinstance(pool, str) or not re.fullmatch(rf"{_NUMBER.pattern}/pool", pool):
+        if not isinstance(pool, str) or not re.fullmatch(rf"({_NUMBER.pattern}/pool)?", pool):
             raise _damaged(path, f"its pool is {pool!r}")
+        if pool and not (self.folder / pool).is_dir():
+            raise DatasetError(
+                f"{path} names the pool {pool}, which is not in {self.folder}. Copy it there, from where the nights "
+                "ran or from the output of the stage `pool`; or remove the file, to begin without a pool."
+            )
         return pool
 
-    def promote(self, night: Night) -> None:
-        """Let the night's pool be the one that is trained on."""
-        pool = f"{self.folder_of(night).name}/pool"
-        _write(self.folder / PROMOTED_FILE, {"night": night.number, "pool": pool, "images": night.pool_images})
+    def promote(self, night: Night | None) -> None:
+        """Let the night's pool be the one that is trained on; None: there is none yet."""
+        pool = f"{self.folder_of(night).name}/pool" if night else ""
+        images = night.pool_images if night else 0
+        _write(self.folder / PROMOTED_FILE, {"night": night.number if night else 0, "pool": pool, "images": images})
 
 
 def _read(path: Path) -> dict:

@@ -6,7 +6,8 @@ They are called inside a flow, one after the other; each takes the night as it i
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from prefect import task
@@ -25,6 +26,7 @@ from tasks.detector import compare_arms
 from tasks.generate import draw_dataset
 from tasks.night_file import PROMOTED, REJECTED, Night, Nights
 from tasks.night_plan import work_of
+from tasks.night_pool import record_pool
 from tasks.retry import RETRIED
 
 REAL_ALONE = ("real", "real_longer", "strong_augmentation")  # arms that no generated image changes
@@ -51,9 +53,11 @@ def draw_night(nights: Nights, night: Night, source: DrawerSource, workers: int,
 
 
 def review_night(nights: Nights, night: Night, real: Path, settings: Settings, fiftyone: FiftyOneUse) -> Night:
-    """Run the gates; once a person has looked, once more, which brings back what was decided."""
+    """Run the gates, also against the pool; once a person has looked, once more, which brings back what was decided."""
     if night.review is not None and (night.review["by_person"] or not night.looked):
         return night
+    if night.base and not settings.review.pool:
+        settings = replace(settings, review=replace(settings.review, pool=str(nights.folder / night.base)))
     found = review_dataset(nights.folder_of(night) / "generated", real, settings, fiftyone)
     return nights.write(night, review={**found, "by_person": night.looked})
 
@@ -110,10 +114,21 @@ def judge_night(nights: Nights, night: Night, settings: Settings) -> Night:
     return nights.write(night, ruling=PROMOTED if ruling.promoted else REJECTED, reason=ruling.reason)
 
 
+def promote_night(nights: Nights, night: Night, options: Mapping, settings: Settings, dataset: str) -> Night:
+    """Let a promoted night's pool be the one that is trained on, and make it a version where versions are kept.
+
+    Raises:
+        DatasetError, RunFailed: see `record_pool`; the same call then goes on.
+    """
+    if night.ruling != PROMOTED:
+        return night
+    nights.promote(night)
+    version, note = record_pool(nights, night, options, settings, dataset)
+    return nights.write(night, version=version, note=note)
+
+
 def close_night(nights: Nights, night: Night) -> Night:
-    """Do what the ruling says: the night is over."""
-    if night.ruling == PROMOTED:
-        nights.promote(night)
+    """All that follows from the ruling is done: the night is over."""
     return nights.write(night, verdict=night.ruling, waits_for=None)
 
 

@@ -13,7 +13,7 @@ from engine.config import Settings
 from engine.errors import ConfigError
 from tasks.settings import open_settings
 
-PATHS = {"data", "ldm", "adapter", "out", "real", "generated", "base"}
+PATHS = {"data", "ldm", "adapter", "out", "real", "generated", "base", "nights"}
 WITH_LDM = {"adapt-ldm", "train-adapter", "generate"}  # steps whose --ldm, where it is not given, is ldm.id
 # They say how the work is done, or hold settings that are compared by value.
 NOT_COMPARED = {"workers", "params", "set"}

@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import ConfigError, RunFailed
+from engine.errors import ConfigError, DatasetError, RunFailed
 from tasks.flow_runs import FlowRuns, live_flow_runs
 from tasks.inventory import Found, disk_bytes, take_stock
+from tasks.night_file import Night, Nights
 from tasks.programs import call
 
+NIGHTS = "nights"
 _VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*)-v(\d+)")
 
 
@@ -30,7 +32,10 @@ class Status:
         folder: absolute.
         git, dvc: whether it is a git repository, and a DVC workspace.
         cache_bytes: what DVC's cache takes; None where there is none.
-        found: its folders of a known kind.
+        found: its folders of a known kind, without those of the nights.
+        nights: in nights/, by number.
+        nights_bytes: what they take on the disk.
+        nights_problem: why they cannot be read.
         versions: by name and number.
         flows: of the Prefect server.
     """
@@ -40,6 +45,9 @@ class Status:
     dvc: bool
     cache_bytes: int | None
     found: tuple[Found, ...]
+    nights: tuple[Night, ...]
+    nights_bytes: int
+    nights_problem: str | None
     versions: tuple[Version, ...]
     flows: FlowRuns
 
@@ -54,15 +62,27 @@ def read_status(folder: Path) -> Status:
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {folder}. Name a workspace, or make one with `de init`.")
     git, cache = (folder / ".git").exists(), folder / ".dvc" / "cache"
+    nights, problem = _nights_of(folder / NIGHTS)
     return Status(
         folder=str(folder),
         git=git,
         dvc=(folder / ".dvc").is_dir(),
         cache_bytes=disk_bytes(cache) if cache.is_dir() else None,
-        found=tuple(take_stock(folder)),
+        found=tuple(take_stock(folder, folder / NIGHTS if nights or problem else None)),
+        nights=nights,
+        nights_bytes=disk_bytes(folder / NIGHTS),
+        nights_problem=problem,
         versions=versions_of(folder) if git else (),
         flows=live_flow_runs(),
     )
+
+
+def _nights_of(folder: Path) -> tuple[tuple[Night, ...], str | None]:
+    """The nights, or why they cannot be read."""
+    try:
+        return tuple(Nights(folder).all()), None
+    except DatasetError as error:
+        return (), str(error)
 
 
 def versions_of(folder: Path) -> tuple[Version, ...]:

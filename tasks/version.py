@@ -65,8 +65,8 @@ def record(
         DatasetError, ModelError: the output cannot be a version, for it is broken.
     """
     workspace = Path(workspace or Path())
-    _check_name(dataset)
-    reason = _why_not(stage, workspace)
+    check_name(dataset)
+    reason = why_not_recorded(stage, workspace)
     if reason:
         logger.info("Stage '%s' is not recorded: %s", stage, reason)
         return Recorded(stage, skipped=reason)
@@ -87,8 +87,8 @@ def name_version(stage: str, dataset: str, workspace: Path | None = None) -> Rec
         The others: see `record`.
     """
     workspace = Path(workspace or Path())
-    _check_name(dataset)
-    reason = _why_not(stage, workspace)
+    check_name(dataset)
+    reason = why_not_recorded(stage, workspace)
     if reason:
         raise ConfigError(f"No version was made: {reason}.")
     wanted = read_stage(workspace, stage)
@@ -108,12 +108,13 @@ def work_digest(options: Mapping[str, object], settings: Settings, sections: Seq
     return digest([{k: str(v) for k, v in sorted(options.items())}, {name: values[name] for name in sorted(sections)}])
 
 
-def _check_name(dataset: str | None) -> None:
+def check_name(dataset: str | None) -> None:
+    """Raises ConfigError where the name of a dataset makes no tag."""
     if dataset and not DATASET_NAME.fullmatch(dataset):
         raise ConfigError(f"A version is tagged <name>-v<N>; '{dataset}' has more than letters, digits, - and _.")
 
 
-def _why_not(stage: str, workspace: Path) -> str | None:
+def why_not_recorded(stage: str, workspace: Path) -> str | None:
     """Why there is nothing to record here; None when there is."""
     if os.environ.get("DVC_STAGE"):
         return "DVC itself runs this step and records it"

@@ -13,7 +13,7 @@
 | off_prompt | does not show what its prompt says, by an image-text encoder |
 | off_domain | does not look like the real images, by the same |
 | collapsed | looks like a large part of the other images, as no real one does |
-| duplicate | repeats another generated image |
+| duplicate | repeats another generated image, or one of the pool that it is to join (`review.pool`) |
 
 `near_source` is a tag: the image nearly repeats the real one that it was drawn from. It rejects nothing.
 
@@ -26,6 +26,7 @@ text_similarity and domain_similarity (cosines of the image-text encoder, where 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -36,6 +37,7 @@ from engine.curation.collapse import Spread, bits_apart, check_collapse, euclide
 from engine.curation.image_text import ImageTextEncoder
 from engine.curation.label_gates import check_labels
 from engine.curation.perceptual import perceptual_hash
+from engine.curation.pool_gate import check_pool
 from engine.curation.provenance import origin_image_id, prompt_words, source_image_id
 from engine.curation.repeats import (
     HELD_OUT,
@@ -48,7 +50,7 @@ from engine.curation.repeats import (
     standardise,
 )
 from engine.curation.verdicts import FAIL, Batch, Findings, Judgement
-from engine.data.dataset import Dataset, subset
+from engine.data.dataset import Dataset, read_dataset, subset
 from engine.errors import DatasetError
 from engine.generation.prompts import prompt_of
 
@@ -77,7 +79,8 @@ def judge(
         generation: says with which words the real images would be drawn; of use with an encoder.
 
     Raises:
-        DatasetError: a source image is not in the real training split, or a real image cannot be read.
+        DatasetError: a source image is not in the real training split, or a real image or one of the pool cannot be
+            read.
     """
     _check_sources(generated, real)
     findings = {image.id: Findings() for image in generated.images}
@@ -87,6 +90,8 @@ def judge(
     if hashes:
         check_held_out(hashes, held_out, settings, findings)
         check_training(generated, hashes, train, settings, findings)
+        if settings.pool:
+            check_pool(generated, hashes, read_dataset(Path(settings.pool), "annotations"), settings, findings)
     origins = _origins(generated, hashes)
     spreads = {"hash": measure_spread(list(hashes.values()), origins, train.upright(), bits_apart, settings.min_spread)}
     if embed is not None and SOURCE in real and hashes:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from engine.config import digest
@@ -17,11 +18,13 @@ from engine.curation.training_labels import training_labels
 from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, write_dataset
 from engine.data.files import file_sha256, link_or_copy, sync_folder, write_atomically
 from engine.errors import DatasetError
+from engine.generation.card_mark import CARD
 from engine.generation.contents import MANIFEST, generated_content, read_manifest
 from engine.generation.integrity import check_unchanged, images_sha256
 from engine.generation.records import ShardCounts
 
 VERSION = 1
+_OWN = {"annotations.json", MANIFEST, "images", CARD}
 REJECTED = "rejected"  # by review: a reason beside those of the generation
 
 
@@ -56,14 +59,48 @@ def merge_pool(folders: Sequence[Path], out: Path) -> dict:
         manifest = _pool_manifest(out)
         if manifest["parts"] == pinned and _is_whole(out):
             return manifest
+    with _replaced(out) as partial:
+        return _write(parts, pinned, partial)
+
+
+def copy_pool(pool: Path, out: Path) -> dict:
+    """Make `out` the same pool, byte for byte. A pool that is there is replaced, if it is as it was made.
+
+    Returns:
+        The content of manifest.json.
+
+    Raises:
+        DatasetError: `pool` was changed since it was made, or `out` was, or `out` is no pool.
+    """
+    manifest, images = _pool_manifest(pool), read_dataset(pool, "annotations").images
+    check_unchanged(pool, images)
+    if out.exists() and any(out.iterdir()):
+        there = _pool_manifest(out)
+        foreign = sorted({path.name for path in out.iterdir()} - _OWN)
+        if foreign or not _is_whole(out):
+            what = f"it holds {', '.join(foreign)}" if foreign else "its pictures or boxes are not those that it had"
+            raise DatasetError(
+                f"{out} was changed by hand ({what}), and would be replaced by {pool}. Move what you want to keep out "
+                f"of it, or remove {out}."
+            )
+        if there == manifest:
+            return manifest
+    with _replaced(out) as partial:
+        for name in ("annotations.json", MANIFEST, *(f"images/{image.file_name}" for image in images)):
+            link_or_copy(pool / name, partial / name)
+    return manifest
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """Where a pool is made that takes the place of `out` at the end of the block."""
     partial = out.with_name(f".tmp-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    manifest = _write(parts, pinned, partial)
+    yield partial
     if out.exists():  # a kill between these two steps leaves no pool, and the next call makes it again
         shutil.rmtree(out)
     partial.rename(out)
     sync_folder(out.parent)
-    return manifest
 
 
 def _read_part(folder: Path) -> _Part:

@@ -18,6 +18,7 @@ from engine.config import load_settings  # noqa: E402
 from engine.data.dataset import read_dataset, write_dataset  # noqa: E402
 from engine.data.records import Category  # noqa: E402
 from engine.data.world import write_world  # noqa: E402
+from engine.evaluation.results import SCORES  # noqa: E402
 from engine.generation.plan_file import load_plan  # noqa: E402
 from tasks.night_file import Night, Nights  # noqa: E402
 
@@ -65,6 +66,21 @@ class NightWorkspace:
         log.unlink(missing_ok=True)
         return count
 
+    def repeat(self, number: int, items: int) -> list[int]:
+        """Have the next night draw again what the first images of a night's pool show. Returns their seeds."""
+        pool = read_dataset(self.nights.folder_of(Night(number)) / "pool", "annotations")
+        seeds = [image.extra["de"]["seed"] for image in pool.images[:items]]
+        self.behave(repeat={str(item): seed for item, seed in enumerate(seeds, start=1)})
+        return seeds
+
+    def weak_class(self) -> Category:
+        """A class that only some images hold, made the one that the comparison beside the nights finds weak."""
+        data = read_dataset(self.root / "data", "train")
+        pictures = {c: len({b.image_id for b in data.annotations if b.category_id == c.id}) for c in data.categories}
+        weak = min((c for c, count in pictures.items() if 0 < count < len(data.images)), key=pictures.get)
+        write_weak_comparison(self.root / "comparison", [c.name for c in data.categories], weak.name)
+        return weak
+
     def share_of(self, number: int, class_id: int) -> float:
         """Share of a night's planned images whose source holds the class."""
         plan, train = (
@@ -79,6 +95,17 @@ class NightWorkspace:
 
     def accepted(self, *numbers: int) -> int:
         return sum(self.night(number).review["accepted"] for number in numbers)
+
+
+def write_weak_comparison(folder: Path, names: list[str], weak: str) -> None:
+    """A results.json in which real images alone teach one class badly."""
+    arm = {score: [0.4, 0.5] for score in SCORES} | {"loss_curve": [[], []], "seconds": [1.0, 1.0]}
+    arm |= {"per_class": {name: [0.1, 0.1] if name == weak else [0.8, 0.8] for name in names}}
+    delta = {"mean": 0.0, "ci95": [-0.1, 0.1], "verdict": "cannot tell", "baseline": "real", "treatment": "real+de"}
+    parts = {name: {} for name in ("settings", "versions", "data", "generated", "adapter")}
+    arms = {"arms": {"real": arm, "real+de": arm}, "baseline": "real", "delta": delta, "deltas": {"real+de": delta}}
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps({**parts, **arms, "seeds": [0, 1]}))
 
 
 @pytest.fixture

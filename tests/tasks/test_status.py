@@ -23,6 +23,7 @@ from engine.generation.run import generate
 from flows.status_table import status_table
 from tasks.flow_runs import live_flow_runs
 from tasks.inventory import disk_bytes, take_stock
+from tasks.night_file import Nights
 from tasks.status import read_status, versions_of
 
 sys.path.append(str(Path(__file__).parents[1] / "engine" / "generation"))
@@ -140,6 +141,29 @@ def test_accepted_are_those_that_training_may_use(workspace):
     run = found(workspace)["generated"].content
     assert run.accepted is None and "another annotations.json" in run.review_problem
     assert "another annotations.json" in status_table(read_status(workspace))
+
+
+def test_the_last_nights_say_what_became_of_them(workspace):
+    nights = Nights(workspace / "nights")
+    for number in range(1, 10):
+        night = nights.open_night()
+        shutil.copytree(workspace / "real", nights.folder_of(night) / "generated")
+        ruled = {"ruling": "rejected", "reason": "it hurts"} if number % 2 else {"ruling": "promoted", "reason": "fine"}
+        tag = None if number % 2 else f"pool-v{number // 2}"
+        night = nights.write(night, plan={"images": 6}, review={"images": 5, "accepted": 4}, version=tag, **ruled)
+        nights.write(night, verdict=night.ruling)
+    status = read_status(workspace)
+    table = status_table(status)
+    assert {entry.folder for entry in status.found} == {"real", "generated"} and status.nights_bytes > 0
+    assert "0002" not in table and "0003" in table and "Night 9 is rejected: it hurts." in table
+    assert [line.split() for line in table.splitlines() if line.startswith("0008")] == [
+        ["0008", "promoted", "6", "4", "-", "pool-v4"]
+    ]
+    nights.open_night()
+    assert "Night 10 is not over" in status_table(read_status(workspace))
+    json.dumps(dataclasses.asdict(status))
+    write(nights.folder / "0003" / "night.json", "{")
+    assert "night.json is damaged" in status_table(read_status(workspace))
 
 
 def test_a_copy_without_plan_and_shards_is_a_generated_dataset_too(workspace):

@@ -70,6 +70,25 @@ def test_a_rejected_image_does_not_take_its_repetition_with_it(folders):
     assert [v.reasons for v in verdicts] == [("low_score",), (), ("duplicate",)]
 
 
+def test_what_the_pool_holds_already_is_no_news(folders):
+    """Compared with the pool by the same measure as with each other; a near one counts unless it is a variant."""
+
+    def near(seed):
+        return _scene(seed).resize((12, 12)).resize((64, 64))
+
+    assert all((perceptual_hash(near(s)) ^ perceptual_hash(_scene(s))).bit_count() == 2 for s in (101, 103))
+    folders.generate([_scene(101), _scene(103), _scene(100)], [1, 2, 3], [[0.9]] * 3)
+    pool = folders.generated.rename(folders.real.parent / "pool")
+    dataset = folders.generate([_scene(102), near(101), _scene(100), near(103)], [3, 3, 4, 2], [[0.9]] * 4)
+    settings = ReviewSettings(duplicate_distance=1, borderline_bits=1, pool=str(pool))
+    new, doubtful, repeated, variant = judge(dataset, folders.splits(), settings)
+    assert new.outcome == variant.outcome == "pass"
+    assert (doubtful.outcome, doubtful.doubts) == ("borderline", ("duplicate",))
+    assert repeated.reasons == ("duplicate",) and "image 000003.png of the pool (0 bits differ)" in repeated.note
+    alone = judge(dataset, folders.splits(), dataclasses.replace(settings, pool=""))
+    assert [v.outcome for v in alone] == ["pass"] * 4
+
+
 def test_ignore_regions_and_missing_scores_do_not_count(folders):
     dataset = folders.generate([_scene(100), _scene(101), _scene(102)], [1, 2, 3], [[0.8, 0.1], [], []])
     crowd = [a if a.extra["score"] > 0.5 else Annotation(**(vars(a) | {"iscrowd": 1})) for a in dataset.annotations]

@@ -12,7 +12,7 @@ from PIL import Image
 from engine.config import load_settings
 from engine.curation.decisions import Decisions, write_decisions
 from engine.curation.edits import EditedBox, ImageEdits, write_edits
-from engine.curation.pool import merge_pool
+from engine.curation.pool import copy_pool, merge_pool
 from engine.data.dataset import read_dataset, write_dataset
 from engine.data.records import Annotation, Category, ImageRecord
 from engine.errors import DatasetError
@@ -135,3 +135,28 @@ def test_what_cannot_be_a_pool_is_refused_and_leaves_nothing(draw, tmp_path):
     with pytest.raises(DatasetError, match="accepted no image"):
         merge_pool([one], pool)
     assert not pool.exists() and not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_copy_is_the_same_pool_and_what_a_person_did_to_it_is_not_replaced(draw, tmp_path):
+    one, two, out = draw("one", 1), draw("two", 2), tmp_path / "out"
+    first, second = tmp_path / "first", tmp_path / "second"
+    merge_pool([one], first)
+    merge_pool([first, two], second)
+    copy_pool(first, out)
+    assert files(out) == files(first) and generated_content(out) == generated_content(first)
+    (out / "CARD.md").write_text("of a version")
+    copy_pool(first, out)
+    assert (out / "CARD.md").exists()  # nothing was to do
+    copy_pool(second, out)
+    assert files(out) == files(second)
+    dataset = read_dataset(out, "annotations")
+    write_decisions(out, dataset, Decisions(frozenset(), {image.id: "reviewer" for image in dataset.images}))
+    with pytest.raises(DatasetError, match="changed by hand .it holds decisions.json"):
+        copy_pool(first, out)
+    (out / "decisions.json").unlink()
+    dataset.image_path(dataset.images[0]).unlink()
+    with pytest.raises(DatasetError, match="changed by hand .its pictures or boxes"):
+        copy_pool(first, out)
+    with pytest.raises(DatasetError, match="is no pool"):
+        copy_pool(first, one)
+    check_unchanged(first, read_dataset(first, "annotations").images)

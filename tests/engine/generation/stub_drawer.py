@@ -2,7 +2,8 @@
 
 Requests are in `behaviour.json` in the adapter's folder, which is not part of the identity:
 raise_items: {item: text}; fits: number of items in flight that memory holds; die_items: [item], each once;
-sleep_s: per batch; hang_items: [item], each once; gate_from: items from this number on wait for a file `open` there.
+sleep_s: per batch; hang_items: [item], each once; gate_from: items from this number on wait for a file `open` there;
+repeat: {item: the seed of the image that it draws again}.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class StubDrawer:
             if isinstance(error, ModelError):
                 raise
             return error
-        return draw_one(item)
+        return draw_one(item, self.behaviour.get("repeat", {}).get(str(item.item), item.seed))
 
     def _misbehave(self, number: int) -> None:
         if str(number) in self.behaviour.get("raise_items", {}):
@@ -82,8 +83,8 @@ class StubDrawer:
                 time.sleep(3600)
 
 
-def draw_one(item) -> Drawn:
-    rng = np.random.default_rng(item.seed)
+def draw_one(item, seed: int | None = None) -> Drawn:
+    rng = np.random.default_rng(item.seed if seed is None else seed)
     coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
     image = np.kron(coarse, np.ones((item.height // 4, item.width // 4, 1), dtype=np.uint8))
     count = int(rng.integers(0, 6))
