@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from io import StringIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -29,38 +30,56 @@ def open_page(console: Console) -> Iterator[tuple[Callable[[Snapshot], None], Ca
     if not console.is_terminal or console.is_dumb_terminal:
         yield Changes(say).show, say
         return
-    # Drawn only by `show`, once a second, in place: no thread of its own, and what was there before stays above.
+    # In place, by `show` alone, and only when something on it has changed: nothing flickers.
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        yield (lambda snapshot: live.update(page(snapshot), refresh=True)), say
+        drawn = ""
+
+        def show(snapshot: Snapshot) -> None:
+            nonlocal drawn
+            now = page(snapshot)
+            if (text := as_text(now, console.width)) != drawn:
+                drawn = text
+                live.update(now, refresh=True)
+
+        yield show, say
 
 
 def page(snapshot: Snapshot) -> Group:
-    """Services, flows, and where to look further."""
-    services = _table("service", "state", "address", "restarts", "up", "last line of its log")
+    """Services, the ends of their logs, flows, and where to look further."""
+    services, logs = _table("service", "state", "restarts", "up", "address"), _table("", "last line of its log")
     for service in snapshot.services:
         state = Text(service.state, style=_COLOURS.get(service.state, "yellow"))
-        up = readable(service.seconds) if service.state == RUNNING else ""
-        restarts = str(service.restarts or "")
-        services.add_row(service.name, state, service.address, restarts, up, _clean(service.last_line))
-    flows = _table("flow", "state", "when", "for", "")
-    board = snapshot.board
+        up = readable(service.seconds) if service.state == RUNNING and service.seconds else ""
+        services.add_row(service.name, state, str(service.restarts or ""), up, Text(service.address))
+        if service.last_line:
+            logs.add_row(service.name, Text(_clean(service.last_line), style="dim"))
+    flows, board = _table("flow", "state", "when", "for", ""), snapshot.board
     for run in board.running:
-        flows.add_row(_name(run), Text(run.state.lower(), style="green"), _time(run.when), readable(run.seconds), "")
+        flows.add_row(*_row(run, run.state.lower(), "green"))
     for run in board.next:
-        flows.add_row(_name(run), "next", _time(run.when), "", "")
+        flows.add_row(*_row(run, "next"))
     for run in board.recent:
-        style = "" if run.state == "Completed" else "red"
-        state = Text(run.state.lower(), style=style)
-        flows.add_row(_name(run), state, _time(run.when), readable(run.seconds), _clean(run.message))
-    about = Text(f"Workspace {snapshot.workspace}. History in {snapshot.history}. Logs in {snapshot.logs}", style="dim")
-    return Group("", services, "", flows if flows.row_count else Text("No flow has run yet.", style="dim"), "", about)
+        flows.add_row(*_row(run, run.state.lower(), "" if run.state == "Completed" else "red"))
+    about = Text(f"Workspace {snapshot.workspace}\nHistory in {snapshot.history}. Logs in {snapshot.logs}", style="dim")
+    return Group("", services, "", logs, "", flows if flows.row_count else Text("No flow yet.", style="dim"), "", about)
+
+
+def as_text(page: Group, width: int) -> str:
+    """A page as it stands in a terminal of that width, without its colours."""
+    console = Console(file=StringIO(), width=width)
+    console.print(page)
+    return console.file.getvalue()
+
+
+def _row(run: BoardRun, state: str, style: str = "") -> tuple:
+    lasted = readable(run.seconds) if run.seconds else ""
+    return Text(_name(run)), Text(state, style=style), _time(run.when), lasted, Text(_clean(run.message))
 
 
 def _table(*names: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names[:-1]:
-        table.add_column(name, overflow="fold" if name in ("address", "flow") else "ellipsis")
-    table.add_column(names[-1], overflow="ellipsis", no_wrap=True, ratio=1)
+    for name in names:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
     return table
 
 
