@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from tasks.database import stop_unused
 from tasks.deployments import register_deployments
 from tasks.flow_board import BoardWatch, FlowBoard
-from tasks.pool import POOL, prepare_pool
+from tasks.pool import POOL, bury_dead_runs, prepare_pool
 from tasks.ports import check_free
 from tasks.prefect_database import database_environment
 from tasks.server import HOST, api_url, prefect_command, server_environment, wait_until_healthy
@@ -97,8 +97,8 @@ def up(request: UpRequest, show: Callable[[Snapshot], None], say: Callable[[str]
             if review:
                 review.start_database()
             wait_until_healthy(request.port, supervisor)
-            crashed = asyncio.run(prepare_pool(request.limit))
-            if crashed:
+            asyncio.run(prepare_pool(request.limit))
+            if crashed := asyncio.run(bury_dead_runs()):
                 say(f"{crashed} earlier runs died without a word: marked as crashed. What they finished is kept.")
             for line in asyncio.run(register_deployments(workspace, prefect_file, environment)):
                 say(f"Schedule of {line}.")
