@@ -20,7 +20,7 @@ def up(
         typer.Option("--no-app", help="Neither the App nor MongoDB; a flow that reviews starts MongoDB for itself."),
     ] = False,
     limit: Annotated[
-        int, typer.Option(min=1, max=64, help="Flows that run at once. One GPU is one; more need PostgreSQL.")
+        int, typer.Option(min=1, max=64, help="Flows that run at once: one per GPU. For many, see --database.")
     ] = 1,
     database: Annotated[
         str | None,

@@ -19,7 +19,11 @@ from tasks.programs import call
 
 PORTS = {  # port -> (what of ours listens there, words of its command line, what to do where another program does)
     4200: ("Prefect's server", ("prefect",), "`de up --port N` takes another one."),
-    5151: ("the FiftyOne App", ("fiftyone.server.main",), "`de app DIR --port N` takes another one."),
+    5151: (
+        "the FiftyOne App",
+        ("fiftyone.server.main",),
+        "`de app DIR --port N` and `de up --app-port N` take another one.",
+    ),
 }
 
 
