@@ -22,7 +22,7 @@ PORTS = {  # port -> (what of ours listens there, words of its command line, wha
     5151: (
         "the FiftyOne App",
         ("fiftyone.server.main",),
-        "`de app DIR --port N` and `de up --app-port N` take another one.",
+        "`de app --port N`, `de up --app-port N` take another one.",
     ),
 }
 
