@@ -60,6 +60,8 @@ def page(snapshot: Snapshot) -> Group:
         flows.add_row(*_row(run, "next"))
     for run in board.recent:
         flows.add_row(*_row(run, run.state.lower(), "" if run.state == "Completed" else "red"))
+    if board.problem:
+        flows.add_row(Text(f"Flows: {board.problem}", style="red"))
     about = Text(f"Workspace {snapshot.workspace}\nHistory in {snapshot.history}. Logs in {snapshot.logs}", style="dim")
     return Group("", services, "", logs, "", flows if flows.row_count else Text("No flow yet.", style="dim"), "", about)
 
@@ -104,6 +106,7 @@ class Changes:
             f"flow {_name(run)}: {run.state.lower()} at {_time(run.when)}, after {readable(run.seconds)}. {run.message}"
             for run in reversed(board.recent)
         ]
+        lines += [f"flows: {board.problem}"] if board.problem else []
         for line in lines:
             if line not in (self._flows or ()):
                 self._say(_clean(line).strip())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 RECENT, NEXT = 5, 3
@@ -25,11 +25,13 @@ class BoardRun:
 
 @dataclass(frozen=True)
 class FlowBoard:
-    """runs: running or about to; next: the first of each deployment; recent: ended, the last one first."""
+    """runs: running or about to; next: the first of each deployment; recent: ended, the last one first; problem: why
+    the server could not be asked."""
 
     running: tuple[BoardRun, ...] = ()
     next: tuple[BoardRun, ...] = ()
     recent: tuple[BoardRun, ...] = ()
+    problem: str = ""
 
 
 class BoardWatch:
@@ -51,8 +53,8 @@ class BoardWatch:
         while not self._ended.is_set():
             try:
                 self._board = read_board(self._url)
-            except Exception:  # whatever Prefect's client raises; that the server is away is said by its own line
-                pass
+            except Exception as error:  # whatever Prefect's client raises: its words may hold an address
+                self._board = replace(self._board, problem=f"the server could not be asked ({type(error).__name__})")
             self._ended.wait(_EVERY_SECONDS)
 
 
@@ -61,12 +63,14 @@ def read_board(url: str) -> FlowBoard:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.settings import PREFECT_API_AUTH_STRING
 
     def runs(states: str, sort: FlowRunSort, limit: int):
         wanted = FlowRunFilter.model_validate({"state": {"type": {"any_": states.split()}}})
         return client.read_flow_runs(flow_run_filter=wanted, sort=sort, limit=limit)
 
-    with SyncPrefectClient(api=url, httpx_settings={"timeout": 10}) as client:
+    auth = PREFECT_API_AUTH_STRING.value()
+    with SyncPrefectClient(api=url, auth_string=auth, httpx_settings={"timeout": 10}) as client:
         running = runs("RUNNING PENDING CANCELLING PAUSED", FlowRunSort.START_TIME_ASC, 20)
         waiting = runs("SCHEDULED", FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC, 200)
         ended = runs("COMPLETED FAILED CRASHED CANCELLED", FlowRunSort.END_TIME_DESC, RECENT)

@@ -84,6 +84,15 @@ def test_a_pipe_gets_a_line_for_each_change_and_nothing_else(pipe):
     assert "\x1b" not in pipe.file.getvalue()
 
 
+def test_a_server_that_cannot_be_asked_is_told(pipe):
+    snapshot = replace(SNAPSHOT, board=FlowBoard(problem="the server could not be asked (HTTPStatusError)"))
+    assert "Flows: the server could not be asked" in as_text(page(snapshot), 100)
+    with open_page(pipe) as (show, say):
+        show(snapshot)
+        show(snapshot)
+    assert pipe.file.getvalue().count("flows: the server could not be asked (HTTPStatusError)") == 1
+
+
 def test_times_are_coarse():
     seconds = [45, 60, 3599, 3660, 90000]
     assert [readable(s) for s in seconds] == ["45 s", "1 min", "59 min", "1 h 1 min", "1 d 1 h"]
