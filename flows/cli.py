@@ -13,6 +13,7 @@ from flows import (
     step_commands,
     study_commands,
     tune_command,
+    up_command,
     version_commands,
     workspace_commands,
 )
@@ -60,7 +61,7 @@ for name, function in {
     "checkout": version_commands.checkout,
     "verdict": version_commands.verdict,
     "app": run_commands.app,
-    "up": run_commands.up,
+    "up": up_command.up,
 }.items():
     app.command(name)(function)
 app.add_typer(baseline_commands.app, name="baseline")

@@ -1,4 +1,4 @@
-"""`de demo`, `de app`, `de up`: commands that run flows or servers."""
+"""`de demo` and `de app`: commands that run a flow or a server."""
 
 from __future__ import annotations
 
@@ -44,18 +44,3 @@ def app(
     from tasks.app import launch_app
 
     launch_app(folder, port, real=real, announce=lambda url: typer.echo(f"The FiftyOne App: {url}\nCtrl-C stops it."))
-
-
-def up(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect's server on 127.0.0.1.")] = 4200,
-    prefect_file: Annotated[
-        Path | None, typer.Option("--prefect-file", metavar="FILE", help="Deployments; else ./prefect.yaml.")
-    ] = None,
-) -> None:
-    """Start Prefect's server and a worker on this machine, with the deployments of prefect.yaml, until Ctrl-C.
-
-    Example: de up, and in another terminal: prefect deployment run 'generate-coco-de/default' -p images=8
-    """
-    from tasks.server import up as run
-
-    run(Path().absolute(), port, prefect_file, say=typer.echo)

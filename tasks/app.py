@@ -119,13 +119,22 @@ def plugin_environment() -> Mapping[str, str]:
     return {"FIFTYONE_PLUGINS_DIR": str(PLUGIN), "FIFTYONE_PLUGINS_CACHE_ENABLED": "true"}
 
 
+def app_command(port: int) -> list[str]:
+    """The App's server; no dataset's words are in it."""
+    return [sys.executable, "-m", "fiftyone.server.main", "--address", ADDRESS, "--port", str(port)]
+
+
+def app_environment(uri: str) -> dict[str, str]:
+    """What the App's server is started with, on that database."""
+    return {**os.environ, **fiftyone_environment(uri), **plugin_environment()}
+
+
 def _start(port: int, uri: str) -> subprocess.Popen:
-    # No dataset's words are in this command. Its own session: Ctrl-C reaches us, and we stop it in order.
-    command = [sys.executable, "-m", "fiftyone.server.main", "--address", ADDRESS, "--port", str(port)]
+    # Its own session: Ctrl-C reaches us, and we stop it in order.
     with _log_file(port).open("wb") as output:
         return subprocess.Popen(
-            command,
-            env=os.environ | fiftyone_environment(uri) | plugin_environment(),
+            app_command(port),
+            env=app_environment(uri),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -50,6 +50,13 @@ def own_server_uri() -> str | None:
     return None if port is None else server_uri(port)
 
 
+def stop_unused() -> None:
+    """Stop our server if it runs and nobody uses it: its last user was killed."""
+    folder = home_folder() / "mongo"
+    if running_port(folder) is not None:
+        _leave(folder, os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600))
+
+
 def _join(folder: Path) -> int:
     """Become a user of the server, starting it if need be. Returns the descriptor that holds the shared lock."""
     folder.mkdir(parents=True, exist_ok=True)

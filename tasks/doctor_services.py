@@ -14,12 +14,16 @@ from engine.generation.disk import nearest_folder
 from tasks.doctor_check import OK, PROBLEM, WARNING, Check
 from tasks.home import home_folder
 from tasks.mongod import find_mongod, running_port, server_answers
+from tasks.ports import HOST
 from tasks.programs import call
-from tasks.server import HOST
 
 PORTS = {  # port -> (what of ours listens there, words of its command line, what to do where another program does)
     4200: ("Prefect's server", ("prefect",), "`de up --port N` takes another one."),
-    5151: ("the FiftyOne App", ("fiftyone.server.main",), "`de app DIR --port N` takes another one."),
+    5151: (
+        "the FiftyOne App",
+        ("fiftyone.server.main",),
+        "`de app --port N`, `de up --app-port N` take another one.",
+    ),
 }
 
 

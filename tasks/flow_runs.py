@@ -51,9 +51,11 @@ def live_flow_runs() -> FlowRuns:
 def _ask(url: str) -> tuple[FlowRun, ...]:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+    from prefect.settings import PREFECT_API_AUTH_STRING
 
     live = FlowRunFilter.model_validate({"state": {"type": {"any_": list(_LIVE)}}})
-    with SyncPrefectClient(api=url, httpx_settings={"timeout": 10}) as client:
+    auth = PREFECT_API_AUTH_STRING.value()
+    with SyncPrefectClient(api=url, auth_string=auth, httpx_settings={"timeout": 10}) as client:
         runs = client.read_flow_runs(flow_run_filter=live)
         ids = [str(i) for i in {run.flow_id for run in runs}]
         flows = client.read_flows(flow_filter=FlowFilter.model_validate({"id": {"any_": ids}})) if ids else []

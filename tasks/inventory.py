@@ -93,6 +93,11 @@ def take_stock(workspace: Path, without: Path | None = None) -> list[Found]:
     return sorted(found, key=lambda entry: (list(READERS).index(entry.kind), entry.folder))
 
 
+def generated_folders(workspace: Path) -> list[Path]:
+    """The folders of generated datasets, finished or not, known by their names alone."""
+    return [Path(folder) for folder, kind in _known_folders(workspace) if kind == GENERATED]
+
+
 def disk_bytes(folder: Path, without: set[Path] = frozenset()) -> int:
     """What a folder's files take on the disk; hard links count once, links are not followed."""
     seen, total = set(), 0

@@ -7,12 +7,13 @@ import importlib.util
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 from engine.errors import RunFailed
+from tasks.ports import free_port, is_free
+from tasks.supervisor import MARK
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,8 @@ def server_uri(port: int | None) -> str:
 
 
 def start_server(folder: Path) -> None:
-    """Start mongod on a database folder and wait until it answers.
+    """Start mongod on a database folder and wait until it answers; on the port of the last time if that is free, so
+    that clients of a server that died find the next one.
 
     Raises:
         RunFailed: no mongod, or it does not start; says what to do.
@@ -93,7 +95,7 @@ def start_server(folder: Path) -> None:
     data.mkdir(exist_ok=True)
     log_file.unlink(missing_ok=True)
     for attempt in range(3):  # another program may take the free port before mongod does
-        port = free_port()
+        port = (_last_port(folder) if attempt == 0 else None) or free_port()
         command = [str(binary), "--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1"]
         command += ["--nounixsocket", "--wiredTigerCacheSizeGB", "0.25", "--logpath", str(log_file), "--logappend"]
         log.info("Starting MongoDB on 127.0.0.1:%d", port)
@@ -105,10 +107,13 @@ def start_server(folder: Path) -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
+                # Its last user stops it: it is nobody's orphan where `de up` stops under another command.
+                env={name: value for name, value in os.environ.items() if name != MARK},
             )
         except OSError as error:
             raise RunFailed(f"MongoDB ({binary}) cannot be started: {error.strerror}. {cure(folder)}") from None
         if server_answers(server_uri(port), START_SECONDS, process):
+            (folder / "port").write_text(str(port))
             return
         if process.poll() is None:
             process.terminate()
@@ -175,11 +180,13 @@ def server_answers(uri: str, seconds: float, process: subprocess.Popen | None = 
                 time.sleep(0.1)
 
 
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _last_port(folder: Path) -> int | None:
+    """The port that the last server had, if nobody listens there now."""
+    try:
+        port = int((folder / "port").read_text())
+    except (OSError, ValueError):
+        return None
+    return port if is_free(port) else None
 
 
 def cure(folder: Path) -> str:

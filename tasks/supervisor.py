@@ -21,29 +21,41 @@ from engine.errors import RunFailed
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_MARK = "DE_SUPERVISOR"  # in the environment of all that a supervisor started, however indirectly
+MARK = "DE_SUPERVISOR"  # in the environment of all that a supervisor started, however indirectly
+_LOG_BYTES, _TAIL_BYTES = 20_000_000, 16_384
+_LONGEST_PAUSE = 60.0
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass
 class Child:
-    """One process to keep alive: its argument list (never a shell line), environment, log file and folder."""
+    """One process to keep alive: its argument list (never a shell line), environment, log file and folder.
+
+    Attributes:
+        essential: where it keeps dying, the supervisor gives up. Another one is tried again for ever.
+        starts: times of its starts (monotonic seconds).
+        next_start: for one that died: when it is started again.
+    """
 
     name: str
     arguments: Sequence[str]
     environment: Mapping[str, str]
     log: Path
     folder: Path
+    essential: bool = True
     process: subprocess.Popen | None = None
     starts: list[float] = field(default_factory=list)
+    next_start: float | None = None
 
     def start(self) -> None:
         """Start it in a session of its own, so that Ctrl-C in the terminal reaches only the supervisor."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.log.is_file() and self.log.stat().st_size > _LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 list(self.arguments),
-                env={**self.environment, _MARK: str(os.getpid())},
+                env={**self.environment, MARK: str(os.getpid())},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -52,6 +64,7 @@ class Child:
                 preexec_fn=_die_with_parent,
             )
         self.starts.append(time.monotonic())
+        self.next_start = None
 
     @property
     def alive(self) -> bool:
@@ -59,20 +72,24 @@ class Child:
 
     def tail(self, lines: int = 15) -> str:
         """The end of the log, for an error message."""
-        if not self.log.is_file():
+        try:
+            with self.log.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+        except OSError:
             return ""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
 class Supervisor:
-    """Restarts children that die; gives up when one dies `max_restarts` times within `window` seconds.
+    """Restarts children that die: at once the first time, then after `pause` seconds, doubled each time up to a minute.
 
-    A dead child's own children (a worker's running flow) work on, and are ended by `stop`.
+    It gives up when an essential one dies more than `max_restarts` times within `window` seconds. A dead child's own
+    children (a worker's running flow) work on, and are ended by `stop`.
     """
 
-    def __init__(self, max_restarts: int = 5, window: float = 300.0) -> None:
+    def __init__(self, max_restarts: int = 5, window: float = 300.0, pause: float = 1.0) -> None:
         self.children: list[Child] = []
-        self.max_restarts, self.window = max_restarts, window
+        self.max_restarts, self.window, self.pause = max_restarts, window, pause
         if _LIBC is not None:  # orphans become our children instead of init's: `stop` finds them
             _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
@@ -91,15 +108,22 @@ class Supervisor:
         for child in self.children:
             if child.alive:
                 continue
-            recent = [t for t in child.starts if time.monotonic() - t < self.window]
-            if len(recent) > self.max_restarts:
-                raise RunFailed(
-                    f"The {child.name} died {len(recent)} times within {self.window:.0f} s and is not started again. "
-                    f"Its log is {child.log}; it ends with:\n{child.tail()}"
-                )
-            child.start()
-            restarted.append(child.name)
+            if child.next_start is None:
+                child.next_start = time.monotonic() + self._pause_of(child)
+            if time.monotonic() >= child.next_start:
+                child.start()
+                restarted.append(child.name)
         return restarted
+
+    def _pause_of(self, child: Child) -> float:
+        """Seconds before a child that has just died is started again."""
+        deaths = sum(time.monotonic() - start < self.window for start in child.starts)
+        if child.essential and deaths > self.max_restarts:
+            raise RunFailed(
+                f"The {child.name} died {deaths} times within {self.window:.0f} s and is not started again. "
+                f"Its log is {child.log}; it ends with:\n{child.tail()}"
+            )
+        return min(self.pause * 2 ** (deaths - 2), _LONGEST_PAUSE) if deaths > 1 else 0.0
 
     def _bury_orphans(self) -> None:
         """Take note of the end of processes that became ours when their parent died, so that they vanish."""
@@ -114,13 +138,10 @@ class Supervisor:
 
         What dead children left running ends before the child that was started first: a flow can still tell the server.
         """
-        for child in reversed(self.children[1:]):
-            _end([child.process], grace)
-        first = self.children[0].process if self.children else None
-        _end([process for process in _marked() if not _belongs_to(process, first)], grace)
-        if first is not None:
-            _end([first], grace)
-        self.children.clear()
+        while self.children:
+            _end([self.children.pop().process], grace)
+            living = {child.process.pid for child in self.children}
+            _end([process for process in _marked() if not _belongs_to(process, living)], grace)
 
 
 def _marked() -> list[psutil.Process]:
@@ -128,15 +149,15 @@ def _marked() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if process.environ().get(_MARK) == str(os.getpid()):
+            if process.environ().get(MARK) == str(os.getpid()):
                 found.append(process)
     return found
 
 
-def _belongs_to(process: psutil.Process, first: subprocess.Popen | None) -> bool:
-    """Is it `first` or one of its descendants?"""
+def _belongs_to(process: psutil.Process, children: set[int]) -> bool:
+    """Is it one of these, or a descendant of one?"""
     try:
-        return first is not None and first.pid in {process.pid, *(p.pid for p in process.parents())}
+        return not children.isdisjoint({process.pid, *(p.pid for p in process.parents())})
     except psutil.NoSuchProcess:
         return False
 

@@ -13,7 +13,8 @@ from typer.main import get_command
 
 from engine.config import load_settings
 from flows.cli import app
-from tasks.server import POOL, api_url
+from tasks.pool import POOL
+from tasks.server import api_url
 from tasks.stages import read_stage
 
 ROOT = Path(__file__).parents[2]

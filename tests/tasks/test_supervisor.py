@@ -18,7 +18,7 @@ SLEEP = "import time; time.sleep(600)"
 
 @pytest.fixture
 def supervisor():
-    made = Supervisor(max_restarts=2)
+    made = Supervisor(max_restarts=2, pause=0.0)
     yield made
     made.stop(grace=5)
 
@@ -55,6 +55,28 @@ def test_one_that_keeps_dying_is_given_up_with_its_last_words(supervisor, tmp_pa
     one.process.wait()
     with pytest.raises(RunFailed, match="(?s)worker died 3 times.*the port is gone"):
         supervisor.check()
+
+
+def test_restarts_are_further_and_further_apart_and_an_optional_child_is_never_given_up(tmp_path):
+    patient = Supervisor(max_restarts=1, pause=0.2)
+    one = child(tmp_path, "raise SystemExit('not yet')")
+    one.essential = False
+    patient.start(one)
+    while len(one.starts) < 5:
+        patient.check()
+        time.sleep(0.002)
+    waits = [later - earlier for earlier, later in zip(one.starts, one.starts[1:], strict=False)]
+    assert all(wait >= pause for wait, pause in zip(waits, [0, 0.2, 0.4, 0.8], strict=True)), waits
+    patient.stop()
+
+
+def test_a_long_log_is_moved_aside_and_its_end_is_read(tmp_path):
+    one = child(tmp_path, "print('fresh')")
+    one.log.write_bytes(b"old line\n" * 2_300_000)
+    assert one.tail(1) == "old line"
+    one.start()
+    one.process.wait()
+    assert one.tail() == "fresh" and one.log.with_suffix(".log.1").is_file()
 
 
 def test_stop_ends_orphans_too_and_the_first_child_last(supervisor, tmp_path):
