@@ -102,6 +102,7 @@ def test_a_real_one_is_entered_and_what_is_wrong_is_told_without_the_password(se
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
 def test_eight_flows_at_once_end_right(kind, server, tmp_path):
+    """With `-s` it prints how they ended and how long they took."""
     lay_out(tmp_path, DEPLOYMENT)
     (tmp_path / "busy.py").write_text(BUSY.replace("FLOWS", str(FLOWS)))
     settings = {SETTING: server.url(QUOTED)} if kind == "postgresql" else {}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import httpx
 import pytest
-from up_workspace import lay_out, start, wait_for, words
+from up_workspace import environment_of, lay_out, start, wait_for, words
 
+from tasks.pool import POOL
 from tasks.server import api_url
 
 SECRET = "grosses-geheimnis"
@@ -16,10 +20,23 @@ def test_who_has_not_the_auth_string_is_refused_and_flows_run(tmp_path):
     lay_out(tmp_path)
     running = start(tmp_path, "--no-app", PREFECT_SERVER_API_AUTH_STRING=f"admin:{SECRET}")
     try:
-        for auth in (None, ("admin", "guess")):
-            for path in ("/flow_runs/filter", "/events/filter"):
-                assert httpx.post(f"{api_url(running.port)}{path}", json={}, auth=auth).status_code == 401
-            assert httpx.get(f"{api_url(running.port)}/flows/count", auth=auth).status_code == 401
+        for path in ("/admin/version", "/admin/settings", "/csrf-token?client=test"):
+            for auth, code in ((None, 401), (("admin", "guess"), 401), (("admin", SECRET), 200)):
+                assert httpx.get(f"{api_url(running.port)}{path}", auth=auth).status_code == code
+        # Neither is anything changed without it, with a token or not.
+        blind = {"prefect-csrf-client": "test", "prefect-csrf-token": "guess"}
+        for headers in ({}, blind):
+            refused = httpx.post(f"{api_url(running.port)}/flow_runs/filter", json={}, headers=headers)
+            assert refused.status_code in (401, 403)
+        # What a worker of another machine does first, with the password and without.
+        prepare = [sys.executable, "-P", "-m", "tasks.prepare_server", "3"]
+        own = environment_of(tmp_path) | {"PREFECT_API_URL": api_url(running.port)}
+        stranger = subprocess.run(prepare, cwd=tmp_path, env=own, capture_output=True, text=True)
+        assert stranger.returncode == 1 and "refused (401)" in stranger.stderr and "Traceback" not in stranger.stderr
+        own |= {"PREFECT_API_AUTH_STRING": f"admin:{SECRET}"}
+        subprocess.run(prepare, cwd=tmp_path, env=own, check=True)
+        pool = httpx.get(f"{api_url(running.port)}/work_pools/{POOL}", auth=("admin", SECRET)).json()
+        assert pool["concurrency_limit"] == 3
         running.deploy_run("tiny/default", "name=let-in", PREFECT_API_AUTH_STRING=f"admin:{SECRET}")
         wait_for((tmp_path / "let-in").exists, 180)
         running.wait_for_line("flow tiny/default: completed")
