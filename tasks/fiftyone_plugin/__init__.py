@@ -111,7 +111,7 @@ def _operator(foo, types, action: Action) -> type:
         return types.Property(inputs, view=types.View(label=action.label))
 
     def resolve_placement(self, ctx):
-        button = types.Button(label=action.label, icon=f"/{action.icon}", prompt=action.choice is not None)
+        button = types.Button(label=action.label, icon=action.icon, prompt=action.choice is not None)
         return types.Placement(types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, button)
 
     def execute(self, ctx):
