@@ -36,11 +36,20 @@ def app(
     real: Annotated[
         Path | None, typer.Option("--real", metavar="DIR", help="The dataset it was generated from, to show sources.")
     ] = None,
+    reviewer: Annotated[
+        str | None, typer.Option("--reviewer", metavar="NAME", help="Who decides here, on a queue of their own.")
+    ] = None,
+    reviewers: Annotated[
+        str, typer.Option("--reviewers", metavar="NAME,NAME", help="All who share the images out; once is enough.")
+    ] = "",
 ) -> None:
     """Open a generated dataset in the FiftyOne App, on this machine only.
 
-    Example: de app runs/bccd-de --real data/bccd
+    Example: de app runs/bccd-de --real data/bccd. Two people: de app runs/bccd-de --reviewer anna --reviewers anna,ben
+    and de app runs/bccd-de --reviewer ben --port 5152
     """
     from tasks.app import launch_app
 
-    launch_app(folder, port, real=real, announce=lambda url: typer.echo(f"The FiftyOne App: {url}\nCtrl-C stops it."))
+    names = [name for name in reviewers.split(",") if name.strip()]
+    say = lambda url: typer.echo(f"The FiftyOne App: {url}\nCtrl-C stops it.")  # noqa: E731
+    launch_app(folder, port, real=real, announce=say, reviewer=reviewer, reviewers=names)

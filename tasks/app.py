@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,10 @@ from engine.curation.reviewer import recall_verdicts
 from engine.data.dataset import read_dataset
 from engine.errors import ConfigError, RunFailed
 from tasks import fiftyone_dataset
+from tasks.app_plugins import plugin_environment
+from tasks.app_queues import REVIEWER, arrange, dataset_to_itself, opened
 from tasks.fiftyone_connection import connected_fiftyone, fiftyone_environment
+from tasks.fiftyone_views import queue_view
 from tasks.home import home_folder
 from tasks.review import read_splits
 
@@ -36,7 +39,6 @@ log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 PORT = 5151
-PLUGIN = Path(__file__).parent / "fiftyone_plugin"
 _START_SECONDS = 300.0  # a busy machine takes minutes to import FiftyOne; a dead server is noticed at once
 _STOP_SECONDS = 10.0
 
@@ -47,6 +49,8 @@ def launch_app(
     open_browser: bool = False,
     real: Path | None = None,
     announce: Callable[[str], None] = log.info,
+    reviewer: str | None = None,
+    reviewers: Sequence[str] = (),
 ) -> None:
     """Serve the App on a generated dataset until Ctrl-C (or SIGTERM), then stop everything that was started.
 
@@ -56,13 +60,15 @@ def launch_app(
         open_browser: open the dataset's page in the user's browser.
         real: the dataset that it was generated from, to show source images when it has to be loaded.
         announce: called once with the page's address.
+        reviewer: who decides here, on a queue of their own; None for one App for all.
+        reviewers: all who share the dataset out; none named are those of the last time, or the one alone.
 
     Raises:
-        DatasetError, ConfigError: the folder cannot be used, or the port is taken.
+        DatasetError, ConfigError: the folder cannot be used, the port is taken, or the dataset is open elsewhere.
         RunFailed: FiftyOne, its database or the App does not start, or the App dies.
     """
     try:
-        with _sigterm_as_interrupt(), running_app(generated, port, real) as (url, process):
+        with _sigterm_as_interrupt(), running_app(generated, port, real, reviewer, reviewers) as (url, process):
             announce(url)
             if open_browser:
                 webbrowser.open(url, new=2)
@@ -73,8 +79,14 @@ def launch_app(
 
 
 @contextmanager
-def running_app(generated: Path, port: int, real: Path | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The App's server, answering, with the dataset loaded: (address of the dataset's page, server process).
+def running_app(
+    generated: Path,
+    port: int,
+    real: Path | None = None,
+    reviewer: str | None = None,
+    reviewers: Sequence[str] = (),
+) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The App's server, answering, with the dataset loaded: (address of the reviewer's queue, server process).
 
     Raises:
         as launch_app.
@@ -82,13 +94,16 @@ def running_app(generated: Path, port: int, real: Path | None = None) -> Iterato
     _refuse_taken(port)
     with connected_fiftyone() as fiftyone:
         name = ensure_loaded(fiftyone, Path(generated), real)
-        slug = fiftyone.load_dataset(name).slug
-        process = _start(port, fiftyone.config.database_uri)
-        try:
-            _wait_until_up(process, port)
-            yield f"http://{ADDRESS}:{port}/datasets/{slug}", process
-        finally:
-            _stop(process)
+        arrange(fiftyone, name, reviewer, reviewers)
+        dataset = fiftyone.load_dataset(name)
+        view = fiftyone.core.utils.to_slug(queue_view(reviewer))
+        with opened(name, reviewer) as locks:
+            process = _start(port, app_environment(fiftyone, reviewer), locks)
+            try:
+                _wait_until_up(process, port)
+                yield f"http://{ADDRESS}:{port}/datasets/{dataset.slug}?view={view}", process
+            finally:
+                _stop(process)
 
 
 def ensure_loaded(fiftyone, generated: Path, real: Path | None = None) -> str:
@@ -96,6 +111,7 @@ def ensure_loaded(fiftyone, generated: Path, real: Path | None = None) -> str:
 
     Raises:
         DatasetError: the folder, its decisions, its edits, its gates.json or the real dataset cannot be used.
+        ConfigError: it would have to be loaded anew, and is open in the App.
     """
     name = fiftyone_dataset.dataset_name(generated)
     shown = fiftyone_dataset.find(fiftyone, name)
@@ -111,12 +127,8 @@ def ensure_loaded(fiftyone, generated: Path, real: Path | None = None) -> str:
         log.info("Source images are not shown: give the real dataset's folder to see them.")
     judged = load_gates(generated, dataset)
     verdicts = recall_verdicts(decisions, dataset) if judged is None else judged.verdicts
-    return fiftyone_dataset.load(fiftyone, dataset, splits, verdicts, decisions, read_edits(generated))
-
-
-def plugin_environment() -> Mapping[str, str]:
-    """Environment variables that give the App our operators, read anew only when their files change."""
-    return {"FIFTYONE_PLUGINS_DIR": str(PLUGIN), "FIFTYONE_PLUGINS_CACHE_ENABLED": "true"}
+    with dataset_to_itself(name):
+        return fiftyone_dataset.load(fiftyone, dataset, splits, verdicts, decisions, read_edits(generated))
 
 
 def app_command(port: int) -> list[str]:
@@ -124,17 +136,24 @@ def app_command(port: int) -> list[str]:
     return [sys.executable, "-m", "fiftyone.server.main", "--address", ADDRESS, "--port", str(port)]
 
 
-def app_environment(uri: str) -> dict[str, str]:
-    """What the App's server is started with, on that database."""
-    return {**os.environ, **fiftyone_environment(uri), **plugin_environment()}
+def app_environment(fiftyone, reviewer: str | None = None) -> dict[str, str]:
+    """What the App's server is started with, on the database that FiftyOne is connected to."""
+    config = fiftyone.config
+    return {
+        **os.environ,
+        **fiftyone_environment(config.database_uri),
+        **plugin_environment(config.plugins_dir),
+        REVIEWER: reviewer or "",
+    }
 
 
-def _start(port: int, uri: str) -> subprocess.Popen:
+def _start(port: int, environment: Mapping[str, str], locks: Sequence[int]) -> subprocess.Popen:
     # Its own session: Ctrl-C reaches us, and we stop it in order.
     with _log_file(port).open("wb") as output:
         return subprocess.Popen(
             app_command(port),
-            env=app_environment(uri),
+            env=environment,
+            pass_fds=locks,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

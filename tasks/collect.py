@@ -28,7 +28,7 @@ def collect(generated: Path, reviewer: str | None = None) -> ReviewSummary:
 
     Args:
         generated: folder with annotations.json.
-        reviewer: who corrected the boxes that nobody collected yet.
+        reviewer: who corrected the boxes that nobody collected yet, in images that are in no reviewer's queue.
 
     Raises:
         DatasetError: the folder cannot be used, FiftyOne does not hold it as it is now, or an edited box cannot be a
@@ -66,6 +66,8 @@ def collect_boxes(
     """Write decisions.jsonl as the boxes in FiftyOne say."""
     if not shown.has_field(PREDICTIONS_RAW):  # loaded before boxes could be edited there
         return dict(earlier)
-    edits = sign(diff_boxes(dataset, read_boxes(shown)), earlier, reviewer)
+    found = diff_boxes(dataset, read_boxes(shown))
+    owners = fiftyone_dataset.queue_owners(shown)
+    edits = sign(found, earlier, {i: name for i in found if (name := owners.get(i) or reviewer)})
     write_edits(dataset.folder, edits)
     return edits

@@ -30,15 +30,17 @@ def _shown_box(detection) -> ShownBox:
 
 
 def make_editable(dataset, classes: Sequence[str]) -> None:
-    """Let the App's Annotate tab edit the boxes, of known classes only, and nothing their generated twins."""
+    """Let the App's Annotate tab edit the boxes, of known classes only, and show their generated twins as read-only.
+
+    By label schemas: with a label field that is itself `read_only` the tab of FiftyOne 1.22.1 loads for ever.
+    """
     schema = dataset.generate_label_schemas(PREDICTIONS, scan_samples=False)
     offered = [attribute for attribute in schema["attributes"] if attribute["name"] == "iscrowd"]
     limits = {"component": "dropdown", "classes": list(classes), "attributes": offered}
     dataset.update_label_schema(PREDICTIONS, schema | limits)
+    fixed = {"type": schema["type"], "component": "dropdown", "classes": list(classes), "read_only": True}
+    dataset.update_label_schema(PREDICTIONS_RAW, fixed)
     dataset.active_label_schemas = [PREDICTIONS]
-    raw = dataset.get_field(PREDICTIONS_RAW)
-    raw.read_only = True
-    raw.save()
 
 
 def predictions(

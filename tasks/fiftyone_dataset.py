@@ -16,6 +16,7 @@ from types import ModuleType
 from engine.curation.decisions import Decisions, annotations_digest
 from engine.curation.edits import ImageEdits, apply_edits
 from engine.curation.provenance import source_image_id
+from engine.curation.queues import decided_tag
 from engine.curation.repeats import SOURCE
 from engine.curation.reviewer import ACCEPTED, REJECTED, Shown
 from engine.curation.verdicts import BORDERLINE, Verdict
@@ -25,7 +26,8 @@ from tasks.fiftyone_views import dress, save_views
 from tasks.home import exclusive_lock, home_folder
 
 SOURCE_SLICE = "source"
-_TEXTS = ("source_filepath", "mode", "seed", "prompt", "negative_prompt", "verdict", "gates", "note", "reviewer")
+QUEUE = "queue"
+_TEXTS = ("source_filepath", "mode", "seed", "prompt", "negative_prompt", "verdict", "gates", "note", "reviewer", QUEUE)
 _SCORES = (
     "mean_score",
     "label_agreement",
@@ -67,6 +69,14 @@ def read_shown(dataset) -> list[Shown]:
     ]
 
 
+def queue_owners(dataset) -> dict[int, str]:
+    """Image id -> the reviewer whose queue it is in, of the images that are in one."""
+    if not dataset.has_field(QUEUE):
+        return {}
+    columns = dataset.select_group_slices(GENERATED_SLICE).values(["image_id", QUEUE])
+    return {image_id: name for image_id, name in zip(*columns, strict=True) if name}
+
+
 def load(
     fiftyone: ModuleType,
     generated: Dataset,
@@ -104,7 +114,7 @@ def load(
         dataset.add_samples(list(_samples(fiftyone, generated, edited, real, verdicts, decisions)), progress=False)
         dataset.add_dynamic_sample_fields()
         save_views(fiftyone, dataset, [category.name for category in generated.categories])
-        dress(fiftyone, dataset)
+        dress(fiftyone, dataset, [category.name for category in generated.categories])
         make_editable(dataset, [category.name for category in generated.categories])
         if fiftyone.dataset_exists(name):
             fiftyone.load_dataset(name).name = f"{name}.old"
@@ -169,11 +179,12 @@ def _fields(image: ImageRecord, verdict: Verdict, decisions: Decisions, source_p
     provenance = provenance if isinstance(provenance, dict) else {}
     word = ACCEPTED if image.id in decisions.accepted else REJECTED
     by_person = decisions.reviewer.get(image.id)
+    decided = [] if by_person is None else [decided_tag(decisions.decided_by.get(image.id))]
     fields = {
         "image_id": image.id,
         "source_filepath": source_path,
         "seed": None if provenance.get("seed") is None else str(provenance["seed"]),
-        "tags": [word, *verdict.reasons, *([BORDERLINE] if verdict.outcome == BORDERLINE else [])],
+        "tags": [word, *verdict.reasons, *([BORDERLINE] if verdict.outcome == BORDERLINE else []), *decided],
         "verdict": word,
         "gates": verdict.outcome,
         "reasons": list(verdict.reasons),

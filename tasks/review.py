@@ -21,9 +21,10 @@ from engine.curation.reviewer import decide, merge_edits
 from engine.curation.training_labels import with_edits
 from engine.data.dataset import Dataset, read_dataset, splits_of
 from engine.data.sources import TRAIN, has_unlabelled, read_sources
-from engine.errors import DatasetError, RunFailed
+from engine.errors import ConfigError, DatasetError, RunFailed
 from engine.ldm.device import choose_device
 from tasks import fiftyone_dataset
+from tasks.app_queues import dataset_to_itself
 from tasks.collect import collect_boxes
 from tasks.fiftyone_connection import connected_fiftyone
 from tasks.review_summary import ReviewSummary, summarise
@@ -52,10 +53,15 @@ def review(
 
     Raises:
         DatasetError: either folder cannot be used.
+        ConfigError: the dataset is open in the App, and FiftyOne is required; nothing is written then.
         ModelError: the diffusion model or the encoder cannot be loaded.
         RunFailed: FiftyOne cannot start and is required.
     """
     dataset, splits = read_dataset(Path(generated), "annotations"), read_splits(Path(real))
+    name = fiftyone_dataset.dataset_name(dataset.folder)
+    if fiftyone == "required":
+        with dataset_to_itself(name):
+            pass  # say so before the gates have run
     embed, identity = (None, None) if ldm is None else features_of(ldm)
     encoder = None
     if settings.review.encoder:
@@ -68,15 +74,15 @@ def review(
     if fiftyone == "off":
         return summarise(dataset, decisions, None, gates=judgement, edits=edits)
     try:
-        with connected_fiftyone() as module:
-            shown = fiftyone_dataset.find(module, fiftyone_dataset.dataset_name(dataset.folder))
+        with connected_fiftyone() as module, dataset_to_itself(name):
+            shown = fiftyone_dataset.find(module, name)
             if shown is not None and fiftyone_dataset.shows(shown, dataset.folder):
                 # Edits in the App that nobody collected yet would be lost with the dataset that holds them.
                 edits = collect_boxes(dataset, shown, edits)
                 decisions = decide(verdicts, merge_edits(fiftyone_dataset.read_shown(shown), decisions))
                 write_decisions(dataset.folder, dataset, decisions)
-            name = fiftyone_dataset.load(module, dataset, splits, verdicts, decisions, edits)
-    except RunFailed as error:
+            fiftyone_dataset.load(module, dataset, splits, verdicts, decisions, edits)
+    except (RunFailed, ConfigError) as error:
         if fiftyone == "required":
             raise
         log.warning("SKIPPED: the dataset was not loaded into FiftyOne. %s", error)

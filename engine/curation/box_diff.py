@@ -71,13 +71,13 @@ def diff_boxes(dataset: Dataset, shown: Iterable[ShownBoxes]) -> dict[int, Image
     return edits
 
 
-def sign(edits: Mapping[int, ImageEdits], earlier: Mapping[int, ImageEdits], reviewer: str | None) -> dict:
-    """The edits with their reviewer: who made them before where they are the same, else `reviewer`."""
+def sign(edits: Mapping[int, ImageEdits], earlier: Mapping[int, ImageEdits], reviewers: Mapping[int, str]) -> dict:
+    """The edits with their reviewer: who made them before where they are the same, else the image's of `reviewers`."""
     signed = {}
     for image_id, edit in edits.items():
         before = earlier.get(image_id)
         known = before.reviewer if before is not None and _work(before) == _work(edit) else None
-        signed[image_id] = replace(edit, reviewer=known or reviewer)
+        signed[image_id] = replace(edit, reviewer=known or reviewers.get(image_id))
     return signed
 
 

@@ -1,9 +1,10 @@
 """decisions.json: which images of a generated dataset training may use, and why the others may not.
 
     {"accepted": [1, 2], "rejected": {"3": "duplicate: repeats generated image 1"},
-     "reviewer": {"3": "rejected"}, "digest": "<sha256 of annotations.json>"}
+     "reviewer": {"3": "rejected"}, "decided_by": {"3": "anna"}, "digest": "<sha256 of annotations.json>"}
 
-`reviewer` holds what a person decided against or beside the gates; a later run of the gates keeps it.
+`reviewer` holds what a person decided against or beside the gates; a later run of the gates keeps it. `decided_by` says
+who that was, where it is known.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ _CURE = "Review the folder again, or delete {file} to use every image."
 
 @dataclass(frozen=True)
 class Decisions:
-    """accepted: image ids; rejected: image id -> reason; reviewer: image id -> whether the person accepted it."""
+    """accepted: image ids; rejected: image id -> reason; reviewer: image id -> whether the person accepted it;
+    decided_by: image id -> that person's name, where it is known."""
 
     accepted: frozenset[int]
     rejected: Mapping[int, str]
     reviewer: Mapping[int, bool] = field(default_factory=dict)
+    decided_by: Mapping[int, str] = field(default_factory=dict)
 
 
 def annotations_digest(folder: Path) -> str:
@@ -86,6 +89,7 @@ def decisions_about(folder: Path, image_ids: Set[int]) -> Decisions | None:
         frozenset(content["accepted"]),
         {int(key): reason for key, reason in content["rejected"].items()},
         {int(key): word == "accepted" for key, word in content["reviewer"].items()},
+        {int(key): name for key, name in content["decided_by"].items()},
     )
     _check(decisions, image_ids, path, cure)
     return decisions
@@ -109,6 +113,8 @@ def write_decisions(folder: Path, dataset: Dataset, decisions: Decisions) -> Pat
         },
         "digest": annotations_digest(Path(folder)),
     }
+    if decisions.decided_by:
+        content["decided_by"] = {str(key): decisions.decided_by[key] for key in sorted(decisions.decided_by)}
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=True) + "\n").encode())
     return path
 
@@ -123,6 +129,7 @@ def _read(path: Path) -> dict:
     if fault:
         raise DatasetError(f"{path}: {fault}. {_CURE.format(file=path)}")
     content.setdefault("reviewer", {})
+    content.setdefault("decided_by", {})
     return content
 
 
@@ -135,8 +142,8 @@ def _fault(content) -> str | None:
     accepted = content.get("accepted")
     if not isinstance(accepted, list) or not all(type(i) is int for i in accepted):
         return "'accepted' must be a list of image ids"
-    for key in ("rejected", "reviewer"):
-        entries = content.get(key, {} if key == "reviewer" else None)
+    for key in ("rejected", "reviewer", "decided_by"):
+        entries = content.get(key, None if key == "rejected" else {})
         if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
             return f"'{key}' must map image ids to words"
         odd = next((i for i in entries if not (i.isascii() and i.isdigit())), None)
@@ -150,7 +157,7 @@ def _check(decisions: Decisions, known: Set[int], path: Path, cure: str) -> None
     for what, ids in (
         ("accepted", decisions.accepted),
         ("rejected", set(decisions.rejected)),
-        ("decided by the reviewer", set(decisions.reviewer)),
+        ("decided by the reviewer", {*decisions.reviewer, *decisions.decided_by}),
     ):
         unknown = sorted(set(ids) - known)
         if unknown:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from engine.curation.decisions import Decisions
 from engine.curation.label_gates import box_scores
+from engine.curation.queues import decided_by, is_decided_tag
 from engine.curation.verdicts import BORDERLINE, FINAL, REJECTING, TAGS, Verdict
 from engine.data.dataset import Dataset
 
@@ -46,22 +47,26 @@ def decide(verdicts: Sequence[Verdict], earlier: Decisions | None = None) -> Dec
             rejected[verdict.image_id] = earlier.rejected.get(verdict.image_id, "reviewer")
         else:
             rejected[verdict.image_id] = verdict.note
-    return Decisions(frozenset(accepted), rejected, words)
+    names = {i: name for i, name in earlier.decided_by.items() if i in words} if earlier else {}
+    return Decisions(frozenset(accepted), rejected, words, names)
 
 
 def merge_edits(shown: Sequence[Shown], current: Decisions) -> Decisions:
     """Take over what a person changed by tags.
 
     An image that carries both the accepted and the rejected tag, or neither, was turned round by the person: the tag
-    that it was loaded with no longer holds alone. What was decided and then undone in the App is undone here. Images
-    that the person left alone keep what `current` says.
+    that it was loaded with no longer holds alone. A tag that says who decided makes it that person's word also where it
+    agrees with the gates. What was decided and then undone in the App is undone here. Images that the person left alone
+    keep what `current` says.
     """
-    words = dict(current.reviewer)
+    words, names = dict(current.reviewer), dict(current.decided_by)
     accepted, rejected = set(current.accepted), dict(current.rejected)
     for image in shown:
         word = _word(image)
-        if (word == ACCEPTED) != (image.verdict == ACCEPTED) or image.image_id in words:
+        decided = any(is_decided_tag(tag) for tag in image.tags) and not set(image.reasons) & set(FINAL)
+        if decided or (word == ACCEPTED) != (image.verdict == ACCEPTED) or image.image_id in words:
             words[image.image_id] = word == ACCEPTED
+            names[image.image_id] = decided_by(image.tags)
         elif image.image_id in accepted or image.image_id in rejected:
             continue
         if word == ACCEPTED:
@@ -70,7 +75,7 @@ def merge_edits(shown: Sequence[Shown], current: Decisions) -> Decisions:
         else:
             accepted.discard(image.image_id)
             rejected[image.image_id] = _reason(image, rejected.get(image.image_id))
-    return Decisions(frozenset(accepted), rejected, words)
+    return Decisions(frozenset(accepted), rejected, words, {i: name for i, name in names.items() if name})
 
 
 def recall_verdicts(decisions: Decisions, dataset: Dataset) -> list[Verdict]:
@@ -97,7 +102,7 @@ def _word(image: Shown) -> str:
 def _reason(image: Shown, known: str | None) -> str:
     """Why a person's rejection holds: the gates' note if they rejected it too, else the person's own tags."""
     known = known or (image.note if image.verdict == REJECTED else None)
-    own = sorted(set(image.tags) - {ACCEPTED, REJECTED, BORDERLINE, *TAGS})
+    own = sorted(t for t in image.tags if t not in {ACCEPTED, REJECTED, BORDERLINE, *TAGS} and not is_decided_tag(t))
     if known and not (own and known.startswith("reviewer")):
         return known
     return f"reviewer: {', '.join(own)}" if own else "reviewer"

@@ -7,12 +7,14 @@ database.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.curation.requests import LESS, MORE
 from engine.errors import RunFailed, UserError
 from tasks import app_decisions, app_requests
+from tasks.app_queues import REVIEWER
 
 log = logging.getLogger(__name__)
 JOURNAL = "decisions"  # the operators' store of what can be taken back
@@ -41,20 +43,24 @@ def _selected(ctx) -> list[str]:
     return ctx.selected or ([ctx.current_sample] if ctx.current_sample else [])
 
 
+def _reviewer() -> str | None:
+    return os.environ.get(REVIEWER) or None
+
+
 def _accept(ctx) -> str:
-    return app_decisions.accept(ctx.dataset, _selected(ctx), ctx.store(JOURNAL))
+    return app_decisions.accept(ctx.dataset, _selected(ctx), ctx.store(JOURNAL), _reviewer())
 
 
 def _reject(ctx) -> str:
-    return app_decisions.reject(ctx.dataset, _selected(ctx), ctx.params.get("reason"), ctx.store(JOURNAL))
+    return app_decisions.reject(ctx.dataset, _selected(ctx), ctx.params.get("reason"), ctx.store(JOURNAL), _reviewer())
 
 
 def _undo(ctx) -> str:
-    return app_decisions.undo(ctx.dataset, _selected(ctx), ctx.store(JOURNAL))
+    return app_decisions.undo(ctx.dataset, _selected(ctx), ctx.store(JOURNAL), _reviewer())
 
 
 def _accept_passing(ctx) -> str:
-    return app_decisions.accept_passing(ctx.dataset, ctx.view, ctx.store(JOURNAL))
+    return app_decisions.accept_passing(ctx.dataset, ctx.view, ctx.store(JOURNAL), _reviewer())
 
 
 def _more(ctx) -> str:
@@ -111,21 +117,19 @@ def _operator(foo, types, action: Action) -> type:
         return types.Property(inputs, view=types.View(label=action.label))
 
     def resolve_placement(self, ctx):
-        button = types.Button(label=action.label, icon=f"/{action.icon}", prompt=action.choice is not None)
-        return types.Placement(types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, button)
+        # In the header: among the actions of the grid a selection hides them in a menu. An icon is named without slash.
+        button = types.Button(label=action.label, icon=action.icon, prompt=action.choice is not None)
+        return types.Placement(types.Places.HEADER_ACTIONS, button)
 
     def execute(self, ctx):
         done, message = _run(action, ctx)
         ctx.ops.notify(message, variant="success" if done else "error")
-        ctx.ops.reload_samples()
+        if done:  # what was decided leaves the queue; `reload_samples` would show it on
+            ctx.ops.clear_selected_samples()
+            ctx.ops.reload_dataset()
         return {"done": done, "message": message}
 
-    def resolve_output(self, ctx):
-        outputs = types.Object()
-        outputs.str("message", label=action.label)
-        return types.Property(outputs)
-
-    members = {"config": property(config), "execute": execute, "resolve_output": resolve_output}
+    members = {"config": property(config), "execute": execute}
     if action.choice:
         members["resolve_input"] = resolve_input
     if action.button:

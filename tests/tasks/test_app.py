@@ -77,7 +77,7 @@ def test_the_app_serves_the_dataset_on_loopback_only_and_stops_with_its_database
     try:
         url = process.stdout.readline().strip()
         base = f"http://127.0.0.1:{port}"
-        assert url == f"{base}/datasets/{name}"
+        assert url == f"{base}/datasets/{name}?view=queue"
         page, headers = _get(url, Origin="http://elsewhere.example")
         assert b"<title>FiftyOne</title>" in page
         assert "access-control-allow-origin" not in {key.lower() for key in headers}
@@ -89,6 +89,8 @@ def test_the_app_serves_the_dataset_on_loopback_only_and_stops_with_its_database
         assert {address.ip for address in listening} == {"127.0.0.1"}
         with pytest.raises(ConfigError, match=f"Port {port}"):
             launch_app(generated, port)
+        with pytest.raises(ConfigError, match="is open in the App.*--collect"):
+            review(generated, folders.real, Settings())
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)

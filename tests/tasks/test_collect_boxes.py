@@ -109,7 +109,11 @@ def test_a_box_that_cannot_be_a_label_stops_collecting_and_costs_nothing(generat
 def test_the_generated_boxes_are_read_only_and_edits_of_other_annotations_are_set_aside(generated, fiftyone):  # noqa: F811
     name = review(generated.generated, generated.real, Settings()).dataset
     dataset = fiftyone.load_dataset(name, reload=True)
-    assert dataset.get_field("predictions_raw").read_only and not dataset.get_field("predictions").read_only
+    assert [dataset.label_schemas[f].get("read_only") for f in ("predictions_raw", "predictions")] == [True, None]
+    import fiftyone.operators as foo
+
+    answer = foo.execute_operator("@voxel51/operators/get_label_schemas", {"dataset": dataset}).result
+    assert answer["active_label_schemas"] == ["predictions"], "what the Annotate tab asks for, and waits for"
     assert dataset.active_label_schemas == ["predictions"]
     schema = dataset.label_schemas["predictions"]
     assert "boat" in schema["classes"] and [entry["name"] for entry in schema["attributes"]] == ["iscrowd"]

@@ -16,8 +16,9 @@ from engine.data.dataset import read_dataset
 from engine.data.world import render_scene
 from engine.errors import ConfigError
 from engine.generation.plan import make_plan
-from tasks.app import PLUGIN, plugin_environment
 from tasks.app_decisions import reject
+from tasks.app_plugins import PLUGIN, plugin_environment
+from tasks.app_queues import REVIEWER, arrange, opened
 from tasks.app_requests import send_to_export
 from tasks.collect import collect
 from tasks.fiftyone_plugin import ACTIONS
@@ -54,7 +55,7 @@ class App:
 @pytest.fixture
 def app(folders, fiftyone, monkeypatch):  # noqa: F811
     """Image 1 good, 2 low score, 3 duplicate of 1, 4 repeats val image 1, 5 nearly its own source."""
-    monkeypatch.setattr(fiftyone.config, "plugins_dir", plugin_environment()["FIFTYONE_PLUGINS_DIR"])
+    monkeypatch.setattr(fiftyone.config, "plugins_dir", plugin_environment(None)["FIFTYONE_PLUGINS_DIR"])
     monkeypatch.setattr(fiftyone.config, "plugins_cache_enabled", True)
     pictures = [render_scene(seed).image for seed in (100, 101, 100, 10, 2)]
     folders.generate(pictures, [1, 2, 3, 4, 3], [[0.9, 0.7], [0.3], [0.9], [0.9], [0.6]])
@@ -76,9 +77,11 @@ def test_decisions_are_tags_that_collect_reads_and_final_verdicts_stay(app):
     )
     assert app.do("reject_selected", 1, reason="blurry")["message"] == "1 image rejected: blurry."
     tags = app.tags()
-    assert tags[1] == {"rejected", "blurry"} and tags[2] == {"accepted", "low_score"}
+    assert tags[1] == {"rejected", "blurry", "decided"} and tags[2] == {"accepted", "low_score", "decided"}
     assert "rejected" in tags[4] and "accepted" not in tags[4]
-    assert app.do("reject_selected", 1, reason="wrong class")["done"] and app.tags()[1] == {"rejected", "wrong class"}
+    assert app.dataset.load_saved_view("queue").values("image_id") == [5, 4], "what is decided leaves the queue"
+    assert app.do("reject_selected", 1, reason="wrong class")["done"]
+    assert app.tags()[1] == {"rejected", "wrong class", "decided"}
 
     summary = collect(app.folder)
     content = json.loads((app.folder / "decisions.json").read_text())
@@ -92,11 +95,52 @@ def test_the_last_decision_is_taken_back_and_then_the_one_before(app):
     app.do("reject_selected", 1, 2, reason="other")
     app.dataset.match(app.fiftyone.ViewField("image_id") == 2).tag_samples("keep for the paper")
     assert app.do("undo_decision", 2)["message"] == "The last decision on 1 image is taken back."
-    assert app.tags()[2] == {"accepted", "low_score", "keep for the paper"}, "other tags stay"
-    assert app.tags()[1] == {"rejected", "other"}, "and so do other images"
+    assert app.tags()[2] == {"accepted", "low_score", "decided", "keep for the paper"}, "other tags stay"
+    assert app.tags()[1] == {"rejected", "other", "decided"}, "and so do other images"
     app.do("undo_decision", 1, 2, 3)
     assert app.tags() == before | {2: before[2] | {"keep for the paper"}}
     assert app.do("undo_decision", 1)["message"].endswith("Nothing to take back on 1 image.")
+
+
+def test_two_reviewers_have_queues_of_their_own_and_both_are_collected(app, monkeypatch):
+    with (
+        opened(app.name, None),
+        pytest.raises(ConfigError, match="is open, shared out between nobody. Close every App"),
+    ):
+        arrange(app.fiftyone, app.name, "anna", ["ben", "anna"])
+    arrange(app.fiftyone, app.name, "anna", ["ben", "anna"])
+    arrange(app.fiftyone, app.name, "ben", [])
+    with pytest.raises(ConfigError, match="carl is none of the reviewers anna, ben"):
+        arrange(app.fiftyone, app.name, "carl", [])
+    queues = {who: app.dataset.load_saved_view(f"queue {who}").values("image_id") for who in ("anna", "ben")}
+    assert sorted(queues["anna"] + queues["ben"]) == [1, 2, 3, 4, 5] and min(map(len, queues.values())) == 2
+
+    (a, *_), (b, *_) = ([i for i in queues[who] if i != 4] for who in ("anna", "ben"))  # 4 is a leak
+    before = app.tags()
+    monkeypatch.setenv(REVIEWER, "anna")
+    refused = app.do("accept_selected", a, b)
+    assert not refused["done"] and refused["message"].endswith(f"other reviewers' queues are among them: {b} (ben).")
+    assert app.tags() == before
+    app.do("reject_selected", a, reason="other")
+    monkeypatch.setenv(REVIEWER, "ben")
+    app.do("accept_selected", b)
+    assert not app.do("undo_decision", a)["done"], "and nobody takes back what another decided"
+    sample = app.dataset[app.ids(b)[0]]
+    sample.predictions.detections[0].label = "fish"
+    sample.save()
+
+    collect(app.folder, "the one who collects")
+    content = json.loads((app.folder / "decisions.json").read_text())
+    assert content["decided_by"] == {str(a): "anna", str(b): "ben"}
+    assert content["reviewer"] == {str(a): "rejected", str(b): "accepted"}
+    assert json.loads((app.folder / "decisions.jsonl").read_text())["reviewer"] == "ben"
+    assert app.dataset.load_saved_view("queue anna").values("image_id") == [i for i in queues["anna"] if i != a]
+    with opened(app.name, "anna"):
+        skipped = review(app.folder, app.folder.parent / "real", SETTINGS, fiftyone="skip")
+    assert "is open in the App" in skipped.skipped
+    assert json.loads((app.folder / "decisions.json").read_text())["decided_by"] == content["decided_by"]
+    review(app.folder, app.folder.parent / "real", SETTINGS)
+    assert {f"decided by {who}" for who in ("anna", "ben")} <= app.tags()[a] | app.tags()[b], "loaded anew, it is known"
 
 
 def test_all_of_a_view_that_passes_is_accepted(app):
@@ -106,7 +150,9 @@ def test_all_of_a_view_that_passes_is_accepted(app):
     )
     assert {i for i, tags in app.tags().items() if "accepted" in tags} == {1, 5}
     app.do("undo_decision", 1)
-    assert app.tags()[1] == {"rejected", "other"}
+    assert app.tags()[1] == {"rejected", "other", "decided"}
+    collect(app.folder)
+    assert json.loads((app.folder / "decisions.json").read_text())["reviewer"] == {"1": "rejected", "5": "accepted"}
 
 
 def test_requests_are_written_beside_the_dataset(app):

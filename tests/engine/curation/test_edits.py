@@ -112,8 +112,8 @@ def test_the_file_comes_back_has_one_spelling_and_goes_with_the_last_edit(genera
 def test_a_reviewer_stays_with_the_same_work(generated):
     mine = {1: ImageEdits(1, (EditedBox(4, "boat", (32, 32, 16, 8)),), reviewer="Ada")}
     again = {1: ImageEdits(1, (EditedBox(9, "boat", (32, 32, 16, 8)),))}
-    assert sign(again, mine, "Bob")[1].reviewer == "Ada" and sign(again, {}, "Bob")[1].reviewer == "Bob"
-    assert sign({1: ImageEdits(1, removed=(1,))}, mine, None)[1].reviewer is None
+    assert sign(again, mine, {1: "Bob"})[1].reviewer == "Ada" and sign(again, {}, {1: "Bob"})[1].reviewer == "Bob"
+    assert sign({1: ImageEdits(1, removed=(1,))}, mine, {})[1].reviewer is None
 
 
 def test_training_reads_the_accepted_images_with_the_edited_boxes(generated, folders):
