@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from review_world import CATEGORIES, Folders, _numbered, folders, provenance  # noqa: F401
 
 from engine.config import ReviewSettings, Settings
@@ -51,6 +50,7 @@ def generated(folders, monkeypatch, tmp_path):  # noqa: F811
     """Scenes with their true boxes; the scores put some below the gates' threshold and some near it."""
     monkeypatch.setenv("DE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("FIFTYONE_DATABASE_URI", raising=False)
+    folders.generated = tmp_path / "world" / "generated"  # the App shows these two words
     images, rows = [], []
     (folders.generated / "images").mkdir(parents=True)
     for number in range(1, IMAGES + 1):
@@ -146,14 +146,6 @@ class Reviewer:
         assert saved.value.ok
 
 
-def shrunk(data: bytes, path: Path) -> None:
-    """A picture of few colours: a screenshot as it comes is too large for a repository."""
-    raw = path.with_suffix(".raw.png")
-    raw.write_bytes(data)
-    Image.open(raw).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
-    raw.unlink()
-
-
 def test_a_review_in_the_browser_reaches_training(generated):
     dataset = read_dataset(generated.generated, "annotations")
     queue = [
@@ -173,7 +165,7 @@ def test_a_review_in_the_browser_reaches_training(generated):
         anna.waits_for(len(queue))
         anna.selects_first()
         if os.environ.get("DE_PICTURE"):
-            shrunk(page.screenshot(), Path(os.environ["DE_PICTURE"]))
+            page.screenshot(path=os.environ["DE_PICTURE"])
         anna.accepts()
         anna.waits_for(len(queue) - 1)
         anna.rejects("wrong boxes")

@@ -113,7 +113,7 @@ def test_what_the_gates_found_is_shown_and_outlives_the_database(generated, fift
     assert collect(generated.generated).accepted == 3, "a person decides what is borderline"
     fiftyone.delete_dataset(name)
     assert ensure_loaded(fiftyone, generated.generated, generated.real) == name
-    assert shown("gates", "doubts") == gates and shown("tags")[2] == (["accepted", "borderline"],)
+    assert shown("gates", "doubts") == gates and shown("tags")[2] == (["accepted", "borderline", "decided"],)
     again = shown("label_agreement", "train_distance", "crowding")
     assert again[1][0] == pytest.approx(scores[1][0], abs=1e-6) and again[0] == scores[0]
 
