@@ -23,7 +23,8 @@ from engine.errors import ConfigError, DatasetError, RunFailed
 from engine.generation.integrity import check_unchanged
 from tasks.checkout import checkout
 from tasks.night_file import Nights
-from tasks.server import _free_port, api_url, healthy, quiet_environment, server_environment
+from tasks.ports import free_port
+from tasks.server import api_url, healthy, quiet_environment, server_environment
 from tasks.version_list import list_versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -89,7 +90,7 @@ def wait_for(condition, seconds: float = 300.0):
 
 
 def start_server(home: Path) -> tuple[subprocess.Popen, int]:
-    port = _free_port()
+    port = free_port()
     environment = os.environ | server_environment(home, port) | quiet_environment(home)
     server = subprocess.Popen([sys.executable, "-m", "prefect", "server", "start"], env=environment, cwd=home)
     wait_for(lambda: healthy(port))
