@@ -114,7 +114,7 @@ def disk_bytes(folder: Path, without: set[Path] = frozenset()) -> int:
     return total
 
 
-def _known_folders(workspace: Path, without: Path | None) -> Iterator[tuple[str, str]]:
+def _known_folders(workspace: Path, without: Path | None = None) -> Iterator[tuple[str, str]]:
     """(folder, kind); what lies inside a known folder is its own business, except beside a comparison."""
     for parent, folders, names in os.walk(workspace):
         kind = _kind(Path(parent), set(names), set(folders))
