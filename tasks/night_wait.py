@@ -6,10 +6,11 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, Pause
 from prefect.flow_runs import suspend_flow_run
 
 from tasks.night_file import Night, Nights
+from tasks.zombies import say_that_it_rests
 
 
 def suspends(night: Night) -> bool:
@@ -26,7 +27,11 @@ def wait_for_person(nights: Nights, night: Night) -> Night:
     again, and this returns the night as one that a person has looked at."""
     run = FlowRunContext.get().flow_run
     night = nights.write(night, waits_for=str(run.id))
-    suspend_flow_run(key=f"night-{night.number}")  # raises, except in a run that was resumed
+    try:
+        suspend_flow_run(key=f"night-{night.number}")
+    except Pause:  # always, except in a run that was resumed
+        say_that_it_rests(run.id)
+        raise
     return nights.write(night, looked=True, waits_for=None)
 
 

@@ -8,10 +8,14 @@ silent. What it finished is on disk, and the same run goes on from there.
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
+
+from prefect.events import emit_event
 
 NAME = "mark silent runs as crashed"
 HEARTBEAT_SECONDS = 30  # the least that Prefect takes
 SILENT_SECONDS = 120  # four heartbeats: a machine under load delays some
+RESTS = "diffusion-engine.flow-run.rests"  # our own event: see `say_that_it_rests`
 
 
 async def watch_for_zombies(client) -> None:
@@ -28,6 +32,16 @@ async def watch_for_zombies(client) -> None:
         await client.create_automation(automation)
 
 
+def say_that_it_rests(run_id: UUID) -> None:
+    """Tell the server that a run has just been suspended and will send no heartbeat.
+
+    Prefect's own event of the suspension is not enough. It follows the run's earlier states, and the server holds it
+    back until it has seen all of them, for 15 minutes at most; the first state of a run that a schedule made is never
+    told as an event (Prefect 3.8). A run that is over needs no word: the server never marks such a one as crashed.
+    """
+    emit_event(RESTS, {"prefect.resource.id": f"prefect.flow-run.{run_id}"})
+
+
 def _automation():
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
@@ -42,7 +56,7 @@ def _automation():
         description="Its process died without a word; the slot is free again.",
         trigger=EventTrigger(
             after={heartbeat},
-            expect={heartbeat, *(f"prefect.flow-run.{state}" for state in resting)},
+            expect={heartbeat, RESTS, *(f"prefect.flow-run.{state}" for state in resting)},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,

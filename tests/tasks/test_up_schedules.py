@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ sys.path.append(str(ROOT / "tests" / "flows"))
 from night_workspace import STAND_IN, workspace  # noqa: E402, F401
 
 from tasks.night_file import Nights  # noqa: E402
+from tasks.zombies import SILENT_SECONDS  # noqa: E402
 
 # The flow itself; the drawer alone is a stand-in.
 NIGHT = f"""
@@ -54,6 +56,28 @@ def test_a_night_runs_at_its_time_without_anybody_asking(workspace):  # noqa: F8
     assert expected.second == 0 and 0 <= (began - expected).total_seconds()
     night = Nights(folder / "nights").read(1)
     assert night.verdict == "promoted" and night.pool_images > 0
+
+
+@pytest.mark.slow
+def test_a_night_that_waits_for_a_person_is_not_taken_for_dead(workspace):  # noqa: F811
+    """It sends no heartbeat while it is suspended. Of a run that a schedule made, not of one that was asked for: the
+    server tells them apart, see `tasks.zombies.say_that_it_rests`."""
+    folder: Path = workspace.root
+    (folder / "night.py").write_text(NIGHT)
+    given = workspace.parameters("scale_up.auto_accept=false")
+    every_minute = '{cron: "* * * * *", timezone: UTC, active: true}'
+    lay_out(folder, deployments(every_minute, json.dumps(given), "night.py:scale_up"))
+    running = start(folder, "--no-app", PYTHONPATH=os.pathsep.join([str(ROOT), str(STAND_IN)]))
+    try:
+        (waiting, *_) = wait_for(lambda: running.flow_runs("scale-up/nightly", "PAUSED"), 420)
+        assert waiting["auto_scheduled"]
+        time.sleep(SILENT_SECONDS + 60)
+        assert waiting["id"] in [run["id"] for run in running.flow_runs("scale-up/nightly", "PAUSED")]
+        assert not running.flow_runs("scale-up/nightly", "CRASHED")
+        running.post(f"/flow_runs/{waiting['id']}/resume", {})
+        wait_for(lambda: Nights(folder / "nights").read(1).verdict == "promoted", 420)
+    finally:
+        running.stop()
 
 
 @pytest.mark.slow
