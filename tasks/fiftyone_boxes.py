@@ -1,4 +1,8 @@
-"""The boxes of generated images in FiftyOne, twice: `predictions` to edit, and `predictions_raw` as generated."""
+"""The boxes of generated images in FiftyOne, twice: to edit, and as generated (`predictions_raw`).
+
+To edit there are the labels (`predictions`), and apart from them the ignore regions (`ignored`), of which there may be
+far more: with both in one field nobody sees the image for boxes.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,31 @@ from types import ModuleType
 from engine.curation.box_diff import ShownBox, ShownBoxes
 from engine.data.dataset import Annotation, Dataset, ImageRecord
 
-PREDICTIONS, PREDICTIONS_RAW = "predictions", "predictions_raw"
+PREDICTIONS, IGNORED, PREDICTIONS_RAW = "predictions", "ignored", "predictions_raw"
+EDITED = (PREDICTIONS, IGNORED)  # what a person may change; one list, in two fields
 GENERATED_SLICE = "generated"
 
 
 def read_boxes(dataset) -> list[ShownBoxes]:
     """The boxes of every generated image, as they were loaded and as they are now; likewise from the database."""
     view = dataset.select_group_slices(GENERATED_SLICE)
-    columns = view.values(["image_id", f"{PREDICTIONS_RAW}.detections", f"{PREDICTIONS}.detections"])
+    fields = [field for field in (PREDICTIONS_RAW, *EDITED) if dataset.has_field(field)]  # IGNORED came later
+    columns = view.values(["image_id", *(f"{field}.detections" for field in fields)])
     return [
-        ShownBoxes(image_id, tuple(map(_shown_box, raw or ())), tuple(map(_shown_box, now or ())))
-        for image_id, raw, now in zip(*columns, strict=True)
+        ShownBoxes(image_id, *_raw_and_now(dict(zip(fields, lists, strict=True))))
+        for image_id, *lists in zip(*columns, strict=True)
     ]
 
 
-def _shown_box(detection) -> ShownBox:
-    crowd = bool(detection.iscrowd) if detection.has_field("iscrowd") else False  # a box drawn in the App has none
+def _raw_and_now(lists: Mapping[str, Sequence]) -> tuple[tuple[ShownBox, ...], tuple[ShownBox, ...]]:
+    shown = {field: tuple(_shown_box(box, field == IGNORED) for box in boxes or ()) for field, boxes in lists.items()}
+    return shown[PREDICTIONS_RAW], tuple(box for field in EDITED for box in shown.get(field, ()))
+
+
+def _shown_box(detection, crowd: bool) -> ShownBox:
+    """crowd: of a box drawn in the App, which says nothing itself."""
+    if detection.has_field("iscrowd") and detection.iscrowd is not None:
+        crowd = bool(detection.iscrowd)
     known = detection.annotation_id if detection.has_field("annotation_id") else None
     return ShownBox(detection.id, detection.label, tuple(detection.bounding_box or ()), crowd, known)
 
@@ -34,13 +47,14 @@ def make_editable(dataset, classes: Sequence[str]) -> None:
 
     By label schemas: with a label field that is itself `read_only` the tab of FiftyOne 1.22.1 loads for ever.
     """
-    schema = dataset.generate_label_schemas(PREDICTIONS, scan_samples=False)
-    offered = [attribute for attribute in schema["attributes"] if attribute["name"] == "iscrowd"]
-    limits = {"component": "dropdown", "classes": list(classes), "attributes": offered}
-    dataset.update_label_schema(PREDICTIONS, schema | limits)
+    for field in EDITED:
+        schema = dataset.generate_label_schemas(field, scan_samples=False)
+        offered = [attribute for attribute in schema["attributes"] if attribute["name"] == "iscrowd"]
+        limits = {"component": "dropdown", "classes": list(classes), "attributes": offered}
+        dataset.update_label_schema(field, schema | limits)
     fixed = {"type": schema["type"], "component": "dropdown", "classes": list(classes), "read_only": True}
     dataset.update_label_schema(PREDICTIONS_RAW, fixed)
-    dataset.active_label_schemas = [PREDICTIONS]
+    dataset.active_label_schemas = list(EDITED)
 
 
 def predictions(
@@ -52,7 +66,9 @@ def predictions(
     keys = {detection.annotation_id: detection.id for detection in raw.detections}
     for detection in now.detections:
         detection.id = keys.get(detection.annotation_id, detection.id)
-    return {PREDICTIONS: now, PREDICTIONS_RAW: raw}
+    labels = fiftyone.Detections(detections=[d for d in now.detections if not d.iscrowd])
+    ignored = fiftyone.Detections(detections=[d for d in now.detections if d.iscrowd])
+    return {PREDICTIONS: labels, IGNORED: ignored, PREDICTIONS_RAW: raw}
 
 
 def detections(fiftyone: ModuleType, dataset: Dataset, image: ImageRecord, names: Mapping[int, str]):

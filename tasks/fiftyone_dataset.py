@@ -1,7 +1,7 @@
 """A generated dataset as a FiftyOne dataset: a view for people, rebuilt from the files whenever it is lost.
 
 Each group holds the generated image (slice `generated`) beside the real image that it was drawn from (`source`).
-Its boxes are there twice: `predictions` to edit, and the read-only `predictions_raw`, as they were generated.
+Its boxes are there twice: `predictions` and `ignored` to edit, and the read-only `predictions_raw`, as generated.
 Datasets are loaded under a temporary name and renamed when complete: nobody opens a half-filled one.
 """
 
@@ -21,7 +21,7 @@ from engine.curation.repeats import SOURCE
 from engine.curation.reviewer import ACCEPTED, REJECTED, Shown
 from engine.curation.verdicts import BORDERLINE, Verdict
 from engine.data.dataset import Dataset, ImageRecord
-from tasks.fiftyone_boxes import GENERATED_SLICE, PREDICTIONS, PREDICTIONS_RAW, detections, make_editable, predictions
+from tasks.fiftyone_boxes import EDITED, GENERATED_SLICE, PREDICTIONS_RAW, detections, make_editable, predictions
 from tasks.fiftyone_views import dress, save_views
 from tasks.home import exclusive_lock, home_folder
 
@@ -135,7 +135,7 @@ def _declare(fiftyone: ModuleType, dataset) -> None:
         dataset.add_sample_field(name, fiftyone.StringField)
     for name in ("reasons", "doubts"):
         dataset.add_sample_field(name, fiftyone.ListField, subfield=fiftyone.StringField)
-    for name in (PREDICTIONS, PREDICTIONS_RAW, "ground_truth"):
+    for name in (*EDITED, PREDICTIONS_RAW, "ground_truth"):
         dataset.add_sample_field(name, fiftyone.EmbeddedDocumentField, embedded_doc_type=fiftyone.Detections)
 
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from engine.curation.queues import DECIDED
 from engine.curation.reviewer import ACCEPTED, REJECTED
 from engine.curation.verdicts import BORDERLINE, FAIL, PASS
-from tasks.fiftyone_boxes import PREDICTIONS, PREDICTIONS_RAW
+from tasks.fiftyone_boxes import EDITED, PREDICTIONS, PREDICTIONS_RAW
 
 _GREEN, _RED, _AMBER = "#2E7D32", "#C62828", "#F9A825"
 _SLATE = "#546E7A"  # whatever has no meaning of its own
@@ -19,7 +19,7 @@ _CLASS_COLOURS = (
 _CLASS_VIEWS = 20  # more classes than this get no view of their own
 _SIDEBAR = {
     "tags": ("tags", "_label_tags"),
-    "labels": (PREDICTIONS, "ground_truth", PREDICTIONS_RAW),
+    "labels": (*EDITED, "ground_truth", PREDICTIONS_RAW),
     "review": ("mean_score", "label_agreement", "boxes", "gates", "reasons", "doubts", "note", "queue"),
     "scores": (
         *("source_distance", "train_distance", "held_out_distance"),
@@ -99,7 +99,7 @@ def dress(fiftyone: ModuleType, dataset, class_names: Sequence[str]) -> None:
             *({"path": path, "valueColors": words} for path in ("verdict", "tags", "gates")),
             *(
                 {"path": path, "colorByAttribute": "label", "valueColors": classes}
-                for path in (PREDICTIONS, "ground_truth", PREDICTIONS_RAW)
+                for path in (*EDITED, "ground_truth", PREDICTIONS_RAW)
             ),
         ],
     )

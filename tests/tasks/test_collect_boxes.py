@@ -81,6 +81,26 @@ def test_edits_come_back_once_reach_training_and_survive_a_lost_database(generat
     assert path.read_bytes() == before
 
 
+def test_ignore_regions_are_apart_and_come_back_as_what_they_were_made(generated, fiftyone):  # noqa: F811
+    path = generated.generated / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"][1]["iscrowd"] = 1  # the car
+    path.write_text(json.dumps(content))
+    name = review(generated.generated, generated.real, Settings()).dataset
+    sample = sample_of(fiftyone, name, 1)
+    assert [d.label for d in sample.predictions.detections] == ["house"]
+    (car,) = sample.ignored.detections
+    assert car.label == "car" and collect(generated.generated).edited == 0
+    car.iscrowd = False  # it is a car after all
+    drawn = fiftyone.Detection(label="boat", bounding_box=[0.5, 0.5, 0.25, 0.25])
+    sample.ignored.detections = [car, drawn]
+    sample.save()
+    assert collect(generated.generated).edited == 1
+    entry = json.loads((generated.generated / "decisions.jsonl").read_text())
+    assert [(box["id"], box["iscrowd"]) for box in entry["changed"]] == [(2, 0)] and not entry["removed"]
+    assert [(box["category"], box["iscrowd"]) for box in entry["added"]] == [("boat", 1)]
+
+
 def test_a_new_review_keeps_edits_that_nobody_collected(generated, fiftyone):  # noqa: F811
     name = review(generated.generated, generated.real, Settings()).dataset
     edit(fiftyone, name)
@@ -113,8 +133,8 @@ def test_the_generated_boxes_are_read_only_and_edits_of_other_annotations_are_se
     import fiftyone.operators as foo
 
     answer = foo.execute_operator("@voxel51/operators/get_label_schemas", {"dataset": dataset}).result
-    assert answer["active_label_schemas"] == ["predictions"], "what the Annotate tab asks for, and waits for"
-    assert dataset.active_label_schemas == ["predictions"]
+    assert answer["active_label_schemas"] == ["predictions", "ignored"], "what the Annotate tab asks for, and waits for"
+    assert dataset.active_label_schemas == ["predictions", "ignored"]
     schema = dataset.label_schemas["predictions"]
     assert "boat" in schema["classes"] and [entry["name"] for entry in schema["attributes"]] == ["iscrowd"]
     edit(fiftyone, name)
