@@ -10,8 +10,6 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from prefect.events import emit_event
-
 NAME = "mark silent runs as crashed"
 HEARTBEAT_SECONDS = 30  # the least that Prefect takes
 SILENT_SECONDS = 120  # four heartbeats: a machine under load delays some
@@ -39,6 +37,9 @@ def say_that_it_rests(run_id: UUID) -> None:
     back until it has seen all of them, for 15 minutes at most; the first state of a run that a schedule made is never
     told as an event (Prefect 3.8). A run that is over needs no word: the server never marks such a one as crashed.
     """
+    # Not above: Prefect reads its settings when it is imported, and `de up`, which imports this module, sets them.
+    from prefect.events import emit_event
+
     emit_event(RESTS, {"prefect.resource.id": f"prefect.flow-run.{run_id}"})
 
 

@@ -58,3 +58,10 @@ def test_a_server_that_the_user_named_is_used(tmp_path, monkeypatch):
     before = dict(os.environ)
     use_temporary_server(tmp_path / "home")
     assert os.environ == before and not (tmp_path / "home").exists()
+
+
+def test_what_sets_prefects_settings_does_not_import_it_before():
+    """Prefect reads them once, when it is imported: with the port of another server `de up` would talk to nobody."""
+    code = "import sys, tasks.server, tasks.up, flows.up_command; print([m for m in sys.modules if m == 'prefect'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
