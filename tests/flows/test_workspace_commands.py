@@ -53,7 +53,7 @@ def test_a_new_workspace_says_what_to_type_next_and_is_read_by_the_others(tmp_pa
     content = json.loads(run("status", "my ws", "--json").stdout)
     assert content["found"][0]["content"]["images"] == {"train": 8, "val": 3, "test": 4}
     examined = run("doctor", "my ws")
-    assert "not up to date: adapt-ldm, compare, generate, train-adapter" in examined.stdout
+    assert "not up to date: adapt-ldm, compare, generate, pool, train-adapter" in examined.stdout
     assert examined.stdout.splitlines()[-1].startswith("Problems: ")
 
 
