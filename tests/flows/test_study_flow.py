@@ -53,6 +53,7 @@ def study(*arguments):
     return CliRunner().invoke(app, ["study", *map(str, arguments), "--ldm", "world", "--seeds", "2", *settings])
 
 
+@pytest.mark.slow
 def test_a_study_runs_from_labels_to_the_table_and_does_nothing_twice(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = study("semi-supervised", "--real", world, "--out", "out", "--sizes", "50%", "--times", "0.5")

@@ -37,6 +37,7 @@ def workspace(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_tuning_writes_settings_and_needs_no_test_split(workspace, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flows.tune.FLOOR", 0.01)  # of an adapter that has learned next to nothing

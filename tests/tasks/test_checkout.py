@@ -79,6 +79,7 @@ def test_an_unknown_version_is_one_message_that_lists_what_there_is(workspace, m
         checkout("toy-v1", workspace.root)
 
 
+@pytest.mark.slow
 def test_changes_that_are_in_no_version_are_kept_unless_they_are_given_up(workspace):
     old, _ = two_versions(workspace)
     (workspace.root / "generated" / "0.txt").write_text("my own work")
@@ -100,6 +101,7 @@ def test_changes_that_are_in_no_version_are_kept_unless_they_are_given_up(worksp
     assert contents(workspace) == old
 
 
+@pytest.mark.slow
 def test_what_the_cache_lacks_comes_from_the_remote_or_is_named(workspace, tmp_path):
     workspace.dvc("remote", "add", "-d", "far", str(tmp_path / "store"))
     old, _ = two_versions(workspace)
@@ -140,6 +142,7 @@ def test_a_damaged_object_is_named_before_anything_is_overwritten_and_replaced_f
         checkout("toy-v2", workspace.root)
 
 
+@pytest.mark.slow
 def test_a_dataset_that_was_not_whole_when_it_was_recorded_is_not_called_whole(workspace):
     out = draw_here(workspace)
     image = next((out / "images").iterdir())
@@ -157,6 +160,7 @@ def test_a_dataset_that_was_not_whole_when_it_was_recorded_is_not_called_whole(w
     assert verify(out) == [] and (out / "CARD.md").is_file()
 
 
+@pytest.mark.slow
 def test_a_checkout_that_was_killed_goes_on_without_force(workspace):
     old, _ = two_versions(workspace)
     code = "import sys; from pathlib import Path; from tasks.checkout import checkout; "
