@@ -30,4 +30,4 @@ def rule(mean: float, low: float, high: float, settings: ScaleUpSettings) -> Rul
     if mean < -settings.tolerance:
         limit = f"scale_up.tolerance={settings.tolerance:g} allows {-100 * settings.tolerance:+.1f} mAP on average"
         return Ruling(False, f"{limit}: {figures}")
-    return Ruling(True, f"it does not hurt: {figures}")
+    return Ruling(True, f"it is not shown to hurt: {figures}")

@@ -185,7 +185,7 @@ def test_a_week_with_everything_that_can_go_wrong(versioned, tmp_path, monkeypat
     assert [(v.name, v.verdict) for v in versions] == [(f"pool-v{n}", "promoted") for n in range(1, 6)]
     for version, count in zip(versions, range(1, 6), strict=True):
         number = promoted[count - 1]
-        assert version.reason.startswith(f"night {number}: it does not hurt") and version.metrics["comparison"]
+        assert version.reason.startswith(f"night {number}: it is not shown to hurt") and version.metrics["comparison"]
         results = json.loads((week.nights.folder / f"{number:04d}/comparison/results.json").read_text())
         assert results["trained_on"]["generated"]["version"] == version.name
         # annotations.json, manifest.json, CARD.md, promoted.json, and the images of all promoted nights so far

@@ -44,7 +44,7 @@ def nights(workspace, tmp_path, monkeypatch) -> Nights:
 
 def promoted_night(nights: Nights, number: int, tmp: Path) -> Night:
     """A night up to its promotion."""
-    base, night = nights.promoted(), Night(number, reason="it does not hurt: +1.2 mAP", ruling="promoted")
+    base, night = nights.promoted(), Night(number, reason="it is not shown to hurt: +1.2 mAP", ruling="promoted")
     folder = nights.folder_of(night)
     draw_dataset(tmp / f"real-{number}", folder / "generated", number + 2, f"generation.jpeg_quality={80 + number}")
     manifest = merge_pool([*([nights.folder / base] if base else []), folder / "generated"], folder / "pool")
@@ -83,7 +83,7 @@ def test_promoted_pools_are_versions_with_the_verdict_of_their_night(workspace, 
 
     found = list_versions()
     assert [(v.name, v.verdict, v.files) for v in found] == [("pool-v1", "promoted", 7), ("pool-v2", "promoted", 11)]
-    assert found[1].reason == "night 2: it does not hurt: +1.2 mAP"
+    assert found[1].reason == "night 2: it is not shown to hurt: +1.2 mAP"
     assert found[1].metrics["comparison"]["difference"] == 0.012
     results = json.loads((nights.folder / "0002" / "comparison" / "results.json").read_text())
     assert results["trained_on"]["generated"]["version"] == "pool-v2"
