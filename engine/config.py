@@ -21,6 +21,7 @@ import yaml
 
 from engine.errors import ConfigError
 
+SIZES = ("small", "medium", "large")  # COCO's, of an object in pixels: below 32^2, up to 96^2, above
 MOST_STYLES = 2**16  # a plan has two bytes for an item's style
 
 
@@ -134,8 +135,10 @@ class GenerationSettings:
     text_to_image: float = _limit(0.0, 0.0, 1.0, help="share drawn from words alone; a source lends words and size")
     variants_per_image: int = _limit(0, 0, help="images drawn of each source, one after the other; 0: as --images says")
     class_weights: tuple[str, ...] = _limit((), help="CLASS=WEIGHT: images with a class of weight 3 serve three times")
+    size_weights: tuple[str, ...] = _limit((), help="likewise small=WEIGHT, medium=WEIGHT, large=WEIGHT: COCO's sizes")
     balance: str = _limit("none", choices=("none", "rarity"), help="rarity: classes in fewer images weigh more")
     weak_classes: str = _limit("", help="results.json of a comparison: classes with less AP weigh more")
+    weak_sizes: str = _limit("", help="likewise: sizes of objects with less AP weigh more")
     requests: str = _limit("", help="requests.jsonl of a review: sources asked for more serve more often")
     sampler: str = _limit("ddim", choices=("ddim", "euler_trailing", "lcm"), help="the last two: distilled models")
     label_pass: str = _limit(
@@ -390,8 +393,8 @@ def settings_from(content: Mapping, where: str) -> Settings:
     return settings
 
 
-def named_weight(text: str) -> tuple[str, float]:
-    """An entry CLASS=WEIGHT of `generation.class_weights`.
+def named_weight(text: str, setting: str = "class_weights") -> tuple[str, float]:
+    """An entry NAME=WEIGHT of `generation.class_weights` or `.size_weights`.
 
     Raises:
         ConfigError: it is not one, or the weight is no finite number from 0.
@@ -402,7 +405,8 @@ def named_weight(text: str) -> tuple[str, float]:
     except ValueError:
         weight = math.nan
     if not (found and name and 0 <= weight < math.inf):
-        raise ConfigError(f"generation.class_weights: write CLASS=WEIGHT with a weight from 0, not {text!r}.")
+        what = {"class_weights": "CLASS=WEIGHT", "size_weights": "SIZE=WEIGHT"}[setting]
+        raise ConfigError(f"generation.{setting}: write {what} with a weight from 0, not {text!r}.")
     return name, weight
 
 
@@ -503,9 +507,13 @@ def _check_ranges(settings: Settings) -> None:
         low, high = getattr(generation, f"{name}_min"), getattr(generation, f"{name}_max")
         if low > high:
             raise ConfigError(f"generation.{name}_min ({low}) is above generation.{name}_max ({high}).")
-    classes = Counter(named_weight(text)[0] for text in generation.class_weights)
-    for name in [name for name, times in classes.items() if times > 1]:
-        raise ConfigError(f"generation.class_weights gives '{name}' {classes[name]} weights. Give one.")
+    for setting in ("class_weights", "size_weights"):
+        names = Counter(named_weight(text, setting)[0] for text in getattr(generation, setting))
+        for name in [name for name, times in names.items() if times > 1]:
+            raise ConfigError(f"generation.{setting} gives '{name}' {names[name]} weights. Give one.")
+    for text in generation.size_weights:
+        if (name := named_weight(text, "size_weights")[0]) not in SIZES:
+            raise ConfigError(f"generation.size_weights: there is no size '{name}', only {', '.join(SIZES)}.")
     if len(generation.styles) > MOST_STYLES:
         raise ConfigError(f"generation.styles are {len(generation.styles)}, at most {MOST_STYLES} are dealt out.")
     if generation.text_to_image and generation.prompt == "none" and not (generation.style or generation.styles):

@@ -95,7 +95,8 @@ def _after_plan(
     url: str,
 ) -> Night:
     settings = source.settings
-    tonight = replace(source, settings=night_settings(settings, night.plan["class_weights"]))
+    weights = night.plan["class_weights"], night.plan.get("size_weights", ())  # plans had no sizes once
+    tonight = replace(source, settings=night_settings(settings, *weights))
     night = draw_night(nights, night, tonight, workers, ray)
     night = review_night(nights, night, source.data, settings, fiftyone)
     if not (settings.scale_up.auto_accept or night.looked):

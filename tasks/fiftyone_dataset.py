@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from engine.curation.decisions import Decisions, annotations_digest
 from engine.curation.edits import ImageEdits, apply_edits
 from engine.curation.provenance import source_image_id
@@ -22,6 +24,7 @@ from engine.curation.reviewer import ACCEPTED, REJECTED, Shown
 from engine.curation.verdicts import BORDERLINE, Verdict
 from engine.data.dataset import Dataset, ImageRecord
 from tasks.fiftyone_boxes import EDITED, GENERATED_SLICE, PREDICTIONS_RAW, detections, make_editable, predictions
+from tasks.fiftyone_plane import save_plane
 from tasks.fiftyone_views import dress, save_views
 from tasks.home import exclusive_lock, home_folder
 
@@ -84,6 +87,7 @@ def load(
     verdicts: Sequence[Verdict],
     decisions: Decisions,
     edits: Mapping[int, ImageEdits],
+    features: Mapping[int, np.ndarray] | None = None,
 ) -> str:
     """Load a generated dataset under its name, replacing what was there.
 
@@ -94,6 +98,7 @@ def load(
         verdicts: the gates' word on every image.
         decisions: what holds in the end, a person's word included.
         edits: what a person did to the boxes.
+        features: see `tasks.fiftyone_plane.save_plane`.
 
     Returns:
         the dataset's name.
@@ -116,6 +121,7 @@ def load(
         save_views(fiftyone, dataset, [category.name for category in generated.categories])
         dress(fiftyone, dataset, [category.name for category in generated.categories])
         make_editable(dataset, [category.name for category in generated.categories])
+        save_plane(fiftyone, dataset, generated, features)
         if fiftyone.dataset_exists(name):
             fiftyone.load_dataset(name).name = f"{name}.old"
         dataset.name = name

@@ -1,4 +1,4 @@
-"""Prefect task: what a night draws. More of the classes that the detector is weak in, and as much as the budget holds.
+"""Prefect task: what a night draws. More of what the detector is weak in, and as much as the budget holds.
 
 The plan is written before anything is drawn and fixed for the night: a comparison that is made meanwhile, or a disk
 that fills, changes no image of a night that goes on.
@@ -19,7 +19,7 @@ from engine.data.sources import read_sources
 from engine.generation.budget import Measured, allowed_images, measure
 from engine.generation.disk import ImageSize
 from engine.generation.source import DrawerSource
-from engine.generation.wishes import class_weights, weights_as_words
+from engine.generation.wishes import class_weights, size_weights, sizes_as_words, weights_as_words
 from tasks.night_file import Night, Nights
 from tasks.retry import RETRIED
 
@@ -28,7 +28,7 @@ RESULTS = "results.json"
 
 @task(name="plan-night", cache_policy=NO_CACHE, **RETRIED)
 def plan_night(nights: Nights, night: Night, source: DrawerSource, comparison: Path | None, workers: int) -> Night:
-    """Decide the night's class weights and number of images, unless that is decided.
+    """Decide the night's weights and number of images, unless that is decided.
 
     Args:
         source: what draws, with the settings as they were given.
@@ -44,7 +44,7 @@ def plan_night(nights: Nights, night: Night, source: DrawerSource, comparison: P
     dataset = read_sources(source.data, source.settings.generation.unlabelled)
     weak_in = last_results(nights, comparison)
     weights = weights_of(dataset, source.settings, weak_in)
-    tonight = replace(source, settings=night_settings(source.settings, weights))
+    tonight = replace(source, settings=night_settings(source.settings, **weights))
     wanted, work = tonight.settings.scale_up, work_of(tonight)
     found = measured_before(nights.all(), work)
     measured = found or measure(tonight, wanted.images_max, night.number)
@@ -52,7 +52,7 @@ def plan_night(nights: Nights, night: Night, source: DrawerSource, comparison: P
     plan = {
         "images": allowed.images,
         "limited_by": allowed.limited_by,
-        "class_weights": weights,
+        **weights,
         "weak_in": None if weak_in is None else str(weak_in),
         "seconds_per_image": measured.seconds_per_image,
         "measured": "last night" if found else "calibration",
@@ -67,29 +67,35 @@ def last_results(nights: Nights, comparison: Path | None) -> Path | None:
     return max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def weights_of(dataset: Dataset, settings: Settings, weak_in: Path | None) -> list[str]:
-    """CLASS=WEIGHT of every class whose weight is not 1: what the settings say, times how weak `weak_in` finds it.
+def weights_of(dataset: Dataset, settings: Settings, weak_in: Path | None) -> dict[str, list[str]]:
+    """{class_weights: [CLASS=WEIGHT], size_weights: [SIZE=WEIGHT]} of all whose weight is not 1: what the settings say,
+    times how weak `weak_in` finds them.
 
     Raises:
-        ConfigError, DatasetError: see `class_weights`.
+        ConfigError, DatasetError: see `class_weights` and `size_weights`.
     """
     generation = settings.generation
-    if weak_in is not None and not generation.weak_classes:
-        generation = replace(generation, weak_classes=str(weak_in))
-    return weights_as_words(dataset, class_weights(dataset, generation))
+    if weak_in is not None:
+        results = str(weak_in)
+        weak = {"weak_classes": generation.weak_classes or results, "weak_sizes": generation.weak_sizes or results}
+        generation = replace(generation, **weak)
+    return {
+        "class_weights": weights_as_words(dataset, class_weights(dataset, generation)),
+        "size_weights": sizes_as_words(size_weights(generation)),
+    }
 
 
-def night_settings(settings: Settings, weights: Iterable[str]) -> Settings:
+def night_settings(settings: Settings, class_weights: Iterable[str], size_weights: Iterable[str] = ()) -> Settings:
     """The settings that a night draws with: its weights as plain words, and as many images as its plan says."""
-    generation = replace(
-        settings.generation, class_weights=tuple(weights), balance="none", weak_classes="", variants_per_image=0
-    )
+    weights = {"class_weights": tuple(class_weights), "size_weights": tuple(size_weights)}
+    derived = {"balance": "none", "weak_classes": "", "weak_sizes": ""}
+    generation = replace(settings.generation, **weights, **derived, variants_per_image=0)
     return replace(settings, generation=generation)
 
 
 def work_of(source: DrawerSource) -> str:
     """A digest of what the time of an image depends on."""
-    generation = replace(source.settings.generation, class_weights=())
+    generation = replace(source.settings.generation, class_weights=(), size_weights=())
     return digest([as_dict(generation), as_dict(source.settings.ldm), source.ldm, str(source.adapter)])
 
 

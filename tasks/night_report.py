@@ -43,8 +43,8 @@ def night_text(nights: Nights, night: Night) -> str:
     folder, plan, drawn, review = nights.folder_of(night), night.plan, night.drawn, night.review
     lines = [f"# Night {night.number}", "", _waiting(night).headline, ""]
     lines += [f"- Planned: {plan['images']} images (limit: {plan['limited_by']}), seed {night.number}"]
-    weights = ", ".join(plan["class_weights"]) or "all classes alike"
-    lines += [f"- Class weights: {weights}" + (f", from `{plan['weak_in']}`" if plan["weak_in"] else "")]
+    weights = ", ".join([*plan["class_weights"], *plan.get("size_weights", ())]) or "all classes and sizes alike"
+    lines += [f"- Weights: {weights}" + (f", from `{plan['weak_in']}`" if plan["weak_in"] else "")]
     lines += [f"- Drawn: {drawn['kept']} with {drawn['boxes']} boxes"]
     by = "a person" if night.looked else "the gates"
     reasons = ", ".join(f"{count} {reason}" for reason, count in review.get("reasons", {}).items())

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from engine.config import LdmSettings, Settings
 from engine.curation.decisions import FILE, Decisions, load_decisions, write_decisions
 from engine.curation.edits import FILE as EDITS
@@ -66,7 +68,9 @@ def review(
     encoder = None
     if settings.review.encoder:
         encoder = load_image_text(settings.review, choose_device(settings.ldm.device))
-    judgement = judge(dataset, splits, settings.review, embed, encoder, settings.generation)
+    features: dict[int, np.ndarray] = {}
+    remembering = None if embed is None else _remembering(embed, features)
+    judgement = judge(dataset, splits, settings.review, remembering, encoder, settings.generation)
     verdicts = judgement.verdicts
     write_gates(dataset.folder, judgement, settings.review, identity, encoder and encoder.identity)
     decisions, edits = decide(verdicts, _earlier(dataset)), _earlier_edits(dataset)
@@ -81,7 +85,7 @@ def review(
                 edits = collect_boxes(dataset, shown, edits)
                 decisions = decide(verdicts, merge_edits(fiftyone_dataset.read_shown(shown), decisions))
                 write_decisions(dataset.folder, dataset, decisions)
-            fiftyone_dataset.load(module, dataset, splits, verdicts, decisions, edits)
+            fiftyone_dataset.load(module, dataset, splits, verdicts, decisions, edits, features or None)
     except (RunFailed, ConfigError) as error:
         if fiftyone == "required":
             raise
@@ -112,6 +116,18 @@ def features_of(ldm: LdmSettings) -> tuple[Embed, dict]:
     frame = Frame(ldm.resolution, model.alignment)
     identity = {**model.identity.as_dict(), "resolution": ldm.resolution}
     return lambda dataset: embed(dataset, model, frame, dataset.split).numpy(), identity
+
+
+def _remembering(embed: Embed, features: dict[int, np.ndarray]) -> Embed:
+    """`embed`, which leaves the features of the generated images in `features`, by image id: they take long."""
+
+    def remembered(dataset: Dataset) -> np.ndarray:
+        rows = embed(dataset)
+        if dataset.split == "annotations":
+            features.update((image.id, row) for image, row in zip(dataset.images, rows, strict=True))
+        return rows
+
+    return remembered
 
 
 def _earlier(dataset: Dataset) -> Decisions | None:

@@ -97,8 +97,8 @@ def _as_drawn(record, found: Sequence[Mapping]) -> Drawn:
 
 
 def _plan(drawer: AdapterDrawer, settings: Settings, ratio: float, images: int, seed: int) -> Plan:
-    once = {"variants_per_image": 0, "text_to_image": 0.0, "class_weights": (), "balance": "none"}
-    once |= {"weak_classes": "", "requests": ""}
+    once = {"variants_per_image": 0, "text_to_image": 0.0, "class_weights": (), "size_weights": ()}
+    once |= {"balance": "none", "weak_classes": "", "weak_sizes": "", "requests": ""}
     fixed = dataclasses.replace(settings.generation, strength_min=ratio, strength_max=ratio, **once)
     return make_plan(drawer.dataset, images, seed, dataclasses.replace(settings, generation=fixed), drawer.identity)
 

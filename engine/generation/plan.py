@@ -19,6 +19,8 @@ from engine.generation.wishes import (
     class_weights,
     number_of_images,
     requested_weights,
+    size_weights,
+    sizes_as_words,
     source_weights,
     weights_as_words,
 )
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 # These change how the work is cut up, whether it begins, or what is said about it afterwards, but no image and no box.
 NOT_IN_DIGEST = ("batch_size", "shard_size", "max_failed_rate", "min_adapter_map", "stall_seconds")
-# These only lead to the weights of classes and sources, which are in the digest themselves.
-LEAD_TO_WEIGHTS = ("class_weights", "balance", "weak_classes", "requests")
+# These only lead to the weights of classes, sizes and sources, which are in the digest themselves.
+LEAD_TO_WEIGHTS = ("class_weights", "size_weights", "balance", "weak_classes", "weak_sizes", "requests")
 TABLES = ("categories", "sources", "prompts", "styles")
 
 
@@ -153,7 +155,7 @@ def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Setting
         identity: what draws, as `Drawer.identity`; image sides are rounded to its `["ldm"]["multiple"]`.
 
     Raises:
-        DatasetError: no image to start from, or an unusable file of `weak_classes` or `requests`.
+        DatasetError: no image to start from, or an unusable file of `weak_classes`, `weak_sizes` or `requests`.
         ConfigError: no image wanted or more than variants of all sources, a run seed that is not a whole number from 0,
             weights of unknown classes or that leave no source.
     """
@@ -164,8 +166,9 @@ def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Setting
     generation = settings.generation
     images = number_of_images(images, generation.variants_per_image, len(dataset.images))
     by_class, by_source = class_weights(dataset, generation), requested_weights(dataset, generation)
+    by_size = size_weights(generation)
     order = sorted(dataset.images, key=lambda image: (_hash(seed, "order", image.id), image.id))
-    weights = source_weights(dataset, order, by_class, by_source)
+    weights = source_weights(dataset, order, by_class, by_source, by_size)
     sources, used, variants = _served(weights, images, generation.variants_per_image)
     chosen = [order[place] for place in used.tolist()]
     prompts = [(prompt_of(dataset, image, generation), generation.negative_prompt) for image in chosen]
@@ -177,8 +180,9 @@ def make_plan(dataset: Dataset, images: int | None, seed: int, settings: Setting
     rows["prompt"] = np.array([table[pair] for pair in prompts])[sources]
     rows["style"] = (sources + variants) % len(styles)  # dealt out: each source goes through all of them
     fill_numbers(rows, seed, np.array([image.id for image in chosen])[sources], variants, generation)
+    decides = _deciding(dataset, generation, by_class, by_source, by_size)
     return Plan(
-        spec=_spec(dataset, images, seed, settings, identity, _deciding(dataset, generation, by_class, by_source)),
+        spec=_spec(dataset, images, seed, settings, identity, decides),
         categories=tuple((c.id, c.name, c.supercategory) for c in dataset.categories),
         sources=tuple(_source(image, settings.ldm.resolution, identity["ldm"]["multiple"]) for image in chosen),
         prompts=tuple(table),
@@ -195,7 +199,8 @@ def deciding_settings(dataset: Dataset, generation: GenerationSettings) -> dict:
     Raises:
         ConfigError, DatasetError: see `class_weights` and `requested_weights`.
     """
-    return _deciding(dataset, generation, class_weights(dataset, generation), requested_weights(dataset, generation))
+    by_class, by_source = class_weights(dataset, generation), requested_weights(dataset, generation)
+    return _deciding(dataset, generation, by_class, by_source, size_weights(generation))
 
 
 def item_file(number: int) -> str:
@@ -231,12 +236,18 @@ def _spec(dataset: Dataset, images: int, seed: int, settings: Settings, identity
 
 
 def _deciding(
-    dataset: Dataset, generation: GenerationSettings, by_class: Mapping[int, float], by_source: Mapping[int, float]
+    dataset: Dataset,
+    generation: GenerationSettings,
+    by_class: Mapping[int, float],
+    by_source: Mapping[int, float],
+    by_size: Mapping[str, float],
 ) -> dict:
     left_out = (*NOT_IN_DIGEST, *LEAD_TO_WEIGHTS)
     decides = {k: v for k, v in as_dict(generation).items() if k not in left_out}
     # In the setting's own form: a plan can be made again from what is written here.
     decides["class_weights"] = weights_as_words(dataset, by_class)
+    if sizes := sizes_as_words(by_size):  # a plan without them is what it was before there were any
+        decides["size_weights"] = sizes
     if by_source:  # what the requests come to, however their file spells it; a plan without them is what it was
         decides["requests"] = digest({str(source): weight for source, weight in sorted(by_source.items())})
     return decides

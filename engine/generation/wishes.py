@@ -1,6 +1,6 @@
-"""What a user wishes of a run: how many images, and more of some classes.
+"""What a user wishes of a run: how many images, and more of some classes and sizes.
 
-A source's weight is that of the heaviest class among its objects, and the number of images drawn from it is
+A source's weight is that of the heaviest of its objects, by class and size, and the number of images drawn from it is
 proportional to it (the rule of repeat factor sampling, arXiv 1908.03195). So a class of weight 3 gets three times the
 objects that it would get beside classes of weight 1, as far as it does not share its images with them: whatever else
 is in a picture comes along. A picture without objects has weight 1.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.config import GenerationSettings, named_weight
+from engine.config import SIZES, GenerationSettings, named_weight
 from engine.curation.requests import LESS, MORE, read_requests, wishes_by_source
 from engine.errors import ConfigError, DatasetError
 
@@ -29,6 +29,8 @@ MOST_IMAGES = 100_000_000  # a plan of so many is made in 12 GB of memory
 LARGEST = 1e15  # sums of more lose the weights of 1
 REQUESTED = {MORE: 3.0, LESS: 1 / 3}
 HIGHEST = 10.0  # of a weight that is derived: a class with one picture must not fill the dataset with its variants
+HIGHEST_OF_SIZE = 3.0  # it comes on top of that of the class
+_SETTINGS = "generation.class_weights and size_weights"
 
 
 def number_of_images(images: int | None, variants: int, sources: int) -> int:
@@ -74,6 +76,24 @@ def class_weights(dataset: Dataset, settings: GenerationSettings) -> dict[int, f
     return {i: math.prod((weight, *(factor.get(i, 1.0) for factor in factors))) for i, weight in weights.items()}
 
 
+def size_weights(settings: GenerationSettings) -> dict[str, float]:
+    """The weight of every size of objects: what `size_weights` says, times what `weak_sizes` does.
+
+    Raises:
+        DatasetError: the results of `weak_sizes` are not usable.
+    """
+    weights = dict.fromkeys(SIZES, 1.0) | dict(named_weight(text, "size_weights") for text in settings.size_weights)
+    if not settings.weak_sizes:
+        return weights
+    found = _weakness_of_sizes(Path(settings.weak_sizes))
+    return {size: weight * found.get(size, 1.0) for size, weight in weights.items()}
+
+
+def sizes_as_words(by_size: Mapping[str, float]) -> list[str]:
+    """Weights other than 1 as `size_weights` has them, from small to large."""
+    return [f"{size}={by_size[size]!r}" for size in SIZES if by_size[size] != 1]
+
+
 def weights_as_words(dataset: Dataset, by_class: Mapping[int, float]) -> list[str]:
     """Weights other than 1 as `class_weights` has them, in the order of the categories."""
     return [f"{c.name}={by_class[c.id]!r}" for c in dataset.categories if by_class[c.id] != 1]
@@ -104,26 +124,28 @@ def source_weights(
     images: Sequence[ImageRecord],
     by_class: Mapping[int, float],
     by_source: Mapping[int, float] | None = None,
+    by_size: Mapping[str, float] | None = None,
 ) -> np.ndarray:
     """(S,) weight of each image; a source that holds only objects of weight 0 has 0.
 
     Args:
-        by_class: see `class_weights`. by_source: see `requested_weights`.
+        by_class: see `class_weights`. by_source: see `requested_weights`. by_size: see `size_weights`.
 
     Raises:
         ConfigError: no image is left, or a weight is too large.
     """
     weights = np.ones(len(images))
-    if set(by_class.values()) - {1.0}:
+    by_size = by_size or dict.fromkeys(SIZES, 1.0)
+    if {*by_class.values(), *by_size.values()} - {1.0}:
         for place, image in enumerate(images):
-            held = {by_class[box.category_id] for box in dataset.annotations_of(image.id) if not box.iscrowd}
-            weights[place] = max(held, default=1.0)
+            boxes = [box for box in dataset.annotations_of(image.id) if not box.iscrowd]
+            weights[place] = max((by_class[box.category_id] * by_size[_size(box.area)] for box in boxes), default=1.0)
     if by_source:
         weights *= [by_source.get(image.id, 1.0) for image in images]
     if not weights.any():
-        raise ConfigError(f"generation.class_weights leaves no image of {dataset.folder}: every weight is 0.")
+        raise ConfigError(f"{_SETTINGS} leave no image of {dataset.folder}: every weight is 0.")
     if weights.max() > LARGEST:
-        raise ConfigError(f"generation.class_weights: a weight of {weights.max():g} is too large to reckon with.")
+        raise ConfigError(f"{_SETTINGS}: a weight of {weights.max():g} is too large to reckon with.")
     return weights
 
 
@@ -148,10 +170,28 @@ def _by_weakness(names: Mapping[str, int], path: Path) -> dict[int, float]:
             "Give the results of a comparison on this dataset as generation.weak_classes."
         )
     defined = {name: [score for score in scores if score is not None] for name, scores in per_class.items()}
-    means = {names[name]: sum(scores) / len(scores) for name, scores in defined.items() if scores}
+    return _best_over_own({names[name]: sum(scores) / len(scores) for name, scores in defined.items() if scores})
+
+
+def _weakness_of_sizes(path: Path) -> dict[str, float]:
+    """Likewise by size: AP of the strongest size / AP of this one."""
+    from engine.evaluation.results import read_results
+
+    results = read_results(path)
+    arm = results["arms"][results["baseline"]]
+    scores = {size: [score for score in arm[f"map_{size}"] if score is not None] for size in SIZES}
+    means = {size: sum(values) / len(values) for size, values in scores.items() if values}
+    return _best_over_own(means, HIGHEST_OF_SIZE)
+
+
+def _best_over_own(means: Mapping, highest: float = HIGHEST) -> dict:
     best = max(means.values(), default=0.0)
-    return {i: _capped(best / mean if mean else HIGHEST if best else 1.0) for i, mean in means.items()}
+    return {key: _capped(best / mean if mean else highest if best else 1.0, highest) for key, mean in means.items()}
 
 
-def _capped(weight: float) -> float:
-    return round(min(weight, HIGHEST), 4)
+def _size(area: float) -> str:
+    return SIZES[(area >= 32**2) + (area > 96**2)]
+
+
+def _capped(weight: float, highest: float = HIGHEST) -> float:
+    return round(min(weight, highest), 4)

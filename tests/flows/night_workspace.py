@@ -98,9 +98,9 @@ class NightWorkspace:
 
 
 def write_weak_comparison(folder: Path, names: list[str], weak: str) -> None:
-    """A results.json in which real images alone teach one class badly."""
+    """A results.json in which real images alone teach one class badly, and medium objects best."""
     arm = {score: [0.4, 0.5] for score in SCORES} | {"loss_curve": [[], []], "seconds": [1.0, 1.0]}
-    arm |= {"per_class": {name: [0.1, 0.1] if name == weak else [0.8, 0.8] for name in names}}
+    arm |= {"map_medium": [0.8, 1.0], "per_class": {name: [0.1, 0.1] if name == weak else [0.8, 0.8] for name in names}}
     delta = {"mean": 0.0, "ci95": [-0.1, 0.1], "verdict": "cannot tell", "baseline": "real", "treatment": "real+de"}
     parts = {name: {} for name in ("settings", "versions", "data", "generated", "adapter")}
     arms = {"arms": {"real": arm, "real+de": arm}, "baseline": "real", "delta": delta, "deltas": {"real+de": delta}}

@@ -36,6 +36,7 @@ def test_nights_grow_the_pool_by_what_is_new_and_does_no_harm(workspace, monkeyp
         workspace.run()
     night = workspace.night(2)
     assert night.plan["class_weights"] == [f"{weak.name}=8.0"] and night.plan["measured"] == "last night"
+    assert night.plan["size_weights"] == ["small=2.0", "large=2.0"]
     assert workspace.share_of(2, weak.id) > workspace.share_of(1, weak.id)
     assert night.review["reasons"]["duplicate"] >= len(repeated) == 2 and night.verdict is None
     workspace.drawn()

@@ -9,13 +9,15 @@ import json
 import os
 import shutil
 
+import numpy as np
 import psutil
 import pytest
 from fiftyone_home import fiftyone, home  # noqa: F401
 from review_world import folders  # noqa: F401
 
 from engine.config import ReviewSettings, Settings
-from engine.curation.decisions import read_decisions
+from engine.curation.decisions import load_decisions, read_decisions
+from engine.curation.reviewer import recall_verdicts
 from engine.data.dataset import read_dataset, write_dataset
 from engine.data.world import render_scene
 from engine.errors import DatasetError
@@ -23,6 +25,7 @@ from tasks import fiftyone_connection, mongod
 from tasks.app import ensure_loaded
 from tasks.collect import collect
 from tasks.fiftyone_connection import connected_fiftyone
+from tasks.fiftyone_dataset import load
 from tasks.review import review
 from tasks.review_summary import gate_lines
 
@@ -76,6 +79,25 @@ def test_review_writes_decisions_and_shows_everything(generated, fiftyone):
         counts | {"queue": 5, "accepted": 2, "rejected": 3, "class house": 5, "class car": 1, "class boat": 0} == counts
     )
     assert shown.load_saved_view("queue").values("mean_score")[0] == 0.3, "the weakest comes first"
+    points = shown.load_brain_results("looks").points
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag([np.inf] * 5)
+    assert points.shape == (5, 2) and apart[0].argmin() == 2, "a repeated image lies where the other does"
+
+
+def test_points_follow_the_features_that_are_given(generated, fiftyone):
+    summary = review(generated.generated, generated.real, SETTINGS)
+    dataset = read_dataset(generated.generated, "annotations")
+    decisions = load_decisions(generated.generated, dataset)
+    verdicts = recall_verdicts(decisions, dataset)
+    features = {1: np.array([0.0, 0.0, 5.0]), 2: np.array([4.0, 0.0, 5.0]), 4: np.array([0.0, 3.0, 5.0])}
+    load(fiftyone, dataset, None, verdicts, decisions, {}, features)
+    shown = _samples(fiftyone, summary.dataset)
+    found = shown.load_brain_results("looks")
+    ids = dict(zip(shown.values("id"), shown.values("image_id"), strict=True))
+    points = {ids[sample_id]: point for sample_id, point in zip(found.sample_ids, found.points, strict=True)}
+    assert sorted(points) == [1, 2, 4]
+    assert np.linalg.norm(points[1] - points[2]) == pytest.approx(4, abs=1e-4)
+    assert np.linalg.norm(points[1] - points[4]) == pytest.approx(3, abs=1e-4)
 
 
 def test_what_the_gates_found_is_shown_and_outlives_the_database(generated, fiftyone):

@@ -116,6 +116,39 @@ def test_the_heaviest_class_of_an_image_decides(tmp_path):
     assert uses == {1: 36, 2: 9, 3: 36, 4: 9}
 
 
+def test_a_size_of_weight_3_gets_three_times_the_images(tmp_path):
+    """By COCO's areas, times the weight of the class; a plan without weights of sizes is what it was without them."""
+    sides = {1: 31.0, 2: 32.0, 3: 96.0, 4: 97.0}
+    (tmp_path / "images").mkdir()
+    for i in sides:
+        Image.new("RGB", (100, 100)).save(tmp_path / "images" / f"{i}.png")
+    images = [ImageRecord(i, f"{i}.png", 100, 100, {}) for i in sides]
+    boxes = [Annotation(i, i, 2 - i % 2, (0.0, 0.0, s, s), s * s, 0, {}) for i, s in sides.items()]
+    write_dataset(tmp_path, "train", images, boxes, [Category(1, "owl"), Category(2, "bus")])
+    sized = read_dataset(tmp_path, "train")
+
+    def uses(images: int, **generation) -> dict:
+        return dict(Counter(i.source_image_id for i in plan_of(sized, images, **generation).items))
+
+    assert uses(60, size_weights=("small=3",)) == {1: 30, 2: 10, 3: 10, 4: 10}
+    assert uses(60, size_weights=("medium=2",)) == {1: 10, 2: 20, 3: 20, 4: 10}
+    both = uses(90, size_weights=("large=3", "small=0"), class_weights=("bus=2",))
+    assert both == {2: 20, 3: 10, 4: 60}, "image 4 is large and a bus"
+    plain = plan_of(sized)
+    assert "size_weights" not in plain.spec["settings"]["generation"]
+    assert plan_of(sized, size_weights=("small=1",)).digest == plain.digest
+
+
+def test_weak_sizes_of_a_detector_weigh_more(classes, tmp_path):
+    path = write_results(tmp_path / "r.json", {"bus": [0.6, 0.6], "cat=tom": [0.6, 0.6], "owl": [0.6, 0.6]})
+    content = json.loads(path.read_text())
+    content["arms"]["real"] |= {"map_small": [0.1, 0.1], "map_medium": [0.4, None], "map_large": [0.5, 0.7]}
+    path.write_text(json.dumps(content))
+    plan = plan_of(classes, weak_sizes=str(path), size_weights=("medium=2",))
+    assert plan.spec["settings"]["generation"]["size_weights"] == ["small=3.0", "medium=3.0"]
+    assert plan.digest == plan_of(classes, size_weights=("small=3", "medium=3")).digest
+
+
 def test_rarity_evens_out_and_is_bounded(classes, tmp_path):
     assert plan_of(classes, balance="rarity").spec["settings"]["generation"]["class_weights"] == [
         "cat=tom=1.4142",
@@ -166,7 +199,7 @@ def test_words_that_are_no_weight_are_refused_with_the_settings(text):
 def test_an_unknown_class_is_refused_with_the_list(classes):
     with pytest.raises(ConfigError, match="no class 'dog'. Its classes: bus, cat=tom, owl."):
         plan_of(classes, class_weights=("dog=2",))
-    with pytest.raises(ConfigError, match="leaves no image"):
+    with pytest.raises(ConfigError, match="leave no image"):
         plan_of(subset(classes, [1, 2]), class_weights=("bus=0",))
     with pytest.raises(ConfigError, match="too large"):
         plan_of(classes, class_weights=("bus=1e308", "owl=1e308"))
