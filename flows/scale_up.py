@@ -95,8 +95,8 @@ def _after_plan(
     url: str,
 ) -> Night:
     settings = source.settings
-    weights = night.plan["class_weights"], night.plan.get("size_weights", ())  # plans had no sizes once
-    tonight = replace(source, settings=night_settings(settings, *weights))
+    decided = {name: night.plan[name] for name in ("class_weights", "size_weights", "requests") if name in night.plan}
+    tonight = replace(source, settings=night_settings(settings, **decided))
     night = draw_night(nights, night, tonight, workers, ray)
     night = review_night(nights, night, source.data, settings, fiftyone)
     if not (settings.scale_up.auto_accept or night.looked):

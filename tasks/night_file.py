@@ -38,7 +38,8 @@ class Night:
     Attributes:
         number: from 1; also the seed of its images.
         base: the pool that was promoted when the night began, relative to the nights' folder; "" for none.
-        plan: {images, limited_by, class_weights, size_weights, weak_in, seconds_per_image, measured}.
+        plan: {images, limited_by, class_weights, size_weights, weak_in, requests, seconds_per_image,
+            measured}.
         drawn: counts of the generation, and where it was drawn in one go {seconds, workers, work}.
         review: {accepted, rejected, batch}.
         waits_for: id of the flow run that is suspended until a person has looked; "" where none can be.

@@ -14,6 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from engine.config import Settings, as_dict, digest
+from engine.curation.requests import FILE, merge_requests
 from engine.data.dataset import Dataset
 from engine.data.sources import read_sources
 from engine.generation.budget import Measured, allowed_images, measure
@@ -43,8 +44,9 @@ def plan_night(nights: Nights, night: Night, source: DrawerSource, comparison: P
         return night
     dataset = read_sources(source.data, source.settings.generation.unlabelled)
     weak_in = last_results(nights, comparison)
+    asked = gather_requests(nights, night, source.settings)
     weights = weights_of(dataset, source.settings, weak_in)
-    tonight = replace(source, settings=night_settings(source.settings, **weights))
+    tonight = replace(source, settings=night_settings(source.settings, **weights, requests=asked))
     wanted, work = tonight.settings.scale_up, work_of(tonight)
     found = measured_before(nights.all(), work)
     measured = found or measure(tonight, wanted.images_max, night.number)
@@ -54,6 +56,7 @@ def plan_night(nights: Nights, night: Night, source: DrawerSource, comparison: P
         "limited_by": allowed.limited_by,
         **weights,
         "weak_in": None if weak_in is None else str(weak_in),
+        "requests": asked,
         "seconds_per_image": measured.seconds_per_image,
         "measured": "last night" if found else "calibration",
     }
@@ -65,6 +68,22 @@ def last_results(nights: Nights, comparison: Path | None) -> Path | None:
     folders = [nights.folder_of(night) / "comparison" for night in nights.all()]
     paths = [folder / RESULTS for folder in [*folders, *([comparison] if comparison else [])]]
     return max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def gather_requests(nights: Nights, night: Night, settings: Settings) -> str:
+    """Path of what reviewers asked for, in the settings' file and in the App on images of earlier nights, written down
+    for this night; "" where nobody asked for anything.
+
+    Raises:
+        DatasetError: a file of requests is broken.
+    """
+    given = [Path(settings.generation.requests)] if settings.generation.requests else []
+    asked = [path for n in nights.all() if (path := nights.folder_of(n) / "generated" / FILE).is_file()]
+    if not (given or asked):
+        return ""
+    path = nights.folder_of(night) / FILE
+    merge_requests([*given, *asked], path)
+    return str(path)
 
 
 def weights_of(dataset: Dataset, settings: Settings, weak_in: Path | None) -> dict[str, list[str]]:
@@ -85,17 +104,19 @@ def weights_of(dataset: Dataset, settings: Settings, weak_in: Path | None) -> di
     }
 
 
-def night_settings(settings: Settings, class_weights: Iterable[str], size_weights: Iterable[str] = ()) -> Settings:
+def night_settings(
+    settings: Settings, class_weights: Iterable[str], size_weights: Iterable[str] = (), requests: str = ""
+) -> Settings:
     """The settings that a night draws with: its weights as plain words, and as many images as its plan says."""
     weights = {"class_weights": tuple(class_weights), "size_weights": tuple(size_weights)}
     derived = {"balance": "none", "weak_classes": "", "weak_sizes": ""}
-    generation = replace(settings.generation, **weights, **derived, variants_per_image=0)
+    generation = replace(settings.generation, **weights, **derived, requests=requests, variants_per_image=0)
     return replace(settings, generation=generation)
 
 
 def work_of(source: DrawerSource) -> str:
     """A digest of what the time of an image depends on."""
-    generation = replace(source.settings.generation, class_weights=(), size_weights=())
+    generation = replace(source.settings.generation, class_weights=(), size_weights=(), requests="")
     return digest([as_dict(generation), as_dict(source.settings.ldm), source.ldm, str(source.adapter)])
 
 

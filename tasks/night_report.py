@@ -45,6 +45,8 @@ def night_text(nights: Nights, night: Night) -> str:
     lines += [f"- Planned: {plan['images']} images (limit: {plan['limited_by']}), seed {night.number}"]
     weights = ", ".join([*plan["class_weights"], *plan.get("size_weights", ())]) or "all classes and sizes alike"
     lines += [f"- Weights: {weights}" + (f", from `{plan['weak_in']}`" if plan["weak_in"] else "")]
+    if plan.get("requests"):
+        lines += [f"- What reviewers asked for: `{plan['requests']}`"]
     lines += [f"- Drawn: {drawn['kept']} with {drawn['boxes']} boxes"]
     by = "a person" if night.looked else "the gates"
     reasons = ", ".join(f"{count} {reason}" for reason, count in review.get("reasons", {}).items())

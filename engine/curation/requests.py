@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from engine.data.bounded_json import read_json_lines
@@ -57,6 +57,23 @@ def read_requests(path: Path) -> tuple[Request, ...]:
     return tuple(requests)
 
 
+def merge_requests(paths: Iterable[Path], out: Path) -> int:
+    """Write the requests of several datasets, drawn from the same sources, as those of one. Returns their number.
+
+    Images are numbered anew: image 5 of one dataset is not image 5 of another.
+
+    Raises:
+        DatasetError: a file is broken; nothing is written.
+    """
+    merged, numbers = [], {}
+    for place, path in enumerate(paths):
+        for request in read_requests(path):
+            number = numbers.setdefault((place, request.image_id), len(numbers) + 1)
+            merged.append(replace(request, image_id=number))
+    _write(out, merged)
+    return len(merged)
+
+
 def add_requests(folder: Path, requests: Iterable[Request]) -> Path:
     """Append requests to a dataset's file in one step; callers take turns.
 
@@ -65,8 +82,7 @@ def add_requests(folder: Path, requests: Iterable[Request]) -> Path:
     """
     path = Path(folder) / FILE
     whole = (*(read_requests(path) if path.exists() else ()), *requests)
-    lines = [json.dumps(asdict(request), sort_keys=True, allow_nan=False) for request in whole]
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    _write(path, whole)
     return path
 
 
@@ -78,6 +94,11 @@ def wishes_by_source(requests: Iterable[Request]) -> dict[int, str]:
     for (source, _), wish in last.items():
         balance[source] = balance.get(source, 0) + (1 if wish == MORE else -1)
     return {source: MORE if sum_ > 0 else LESS for source, sum_ in sorted(balance.items()) if sum_}
+
+
+def _write(path: Path, requests: Iterable[Request]) -> None:
+    lines = [json.dumps(asdict(request), sort_keys=True, allow_nan=False) for request in requests]
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _fault(entry: object) -> str | None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,11 @@ class NightWorkspace:
         weak = min((c for c, count in pictures.items() if 0 < count < len(data.images)), key=pictures.get)
         write_weak_comparison(self.root / "comparison", [c.name for c in data.categories], weak.name)
         return weak
+
+    def sources_of(self, number: int) -> Counter:
+        """How often each source image serves in a night's plan."""
+        plan = load_plan(self.nights.folder_of(Night(number)) / "generated")
+        return Counter(item.source_image_id for item in plan.items)
 
     def share_of(self, number: int, class_id: int) -> float:
         """Share of a night's planned images whose source holds the class."""

@@ -7,6 +7,7 @@ import pytest
 from night_workspace import workspace  # noqa: F401
 
 from engine.curation.decisions import Decisions, load_decisions, write_decisions
+from engine.curation.requests import Request, add_requests
 from engine.data.dataset import read_dataset
 from engine.generation.integrity import check_unchanged
 
@@ -44,10 +45,16 @@ def test_nights_grow_the_pool_by_what_is_new_and_does_no_harm(workspace, monkeyp
     assert (second["night"], second["verdict"]) == (2, "promoted") and workspace.drawn() == 0
     assert workspace.promoted()["images"] == second["pool_images"] == workspace.accepted(1, 2)
 
-    # Night 3: a stricter policy keeps the night out; its images stay as they are.
+    # Night 3: it draws more of what a reviewer asked for on night 1. A stricter policy keeps it out.
     workspace.behave()
+    before = workspace.sources_of(2)
+    asked_for = min(before, key=before.get)
+    add_requests(workspace.nights.folder / "0001" / "generated", [Request(1, asked_for, (), None, "more")])
     third = workspace.run("scale_up.promote=helps")
     assert (third["night"], third["verdict"]) == (3, "rejected") and "wants an interval above 0" in third["reason"]
+    uses = workspace.sources_of(3)
+    assert uses[asked_for] / uses.total() > 1.5 * before[asked_for] / before.total()
+    assert "What reviewers asked for: `" in (workspace.nights.folder / "0003" / "report.md").read_text()
     assert workspace.promoted()["night"] == 2 and (workspace.nights.folder / "0003" / "pool").is_dir()
     states = [(workspace.nights.folder / f"000{n}/comparison/arms/real/seed-0.json").stat().st_ino for n in (1, 2, 3)]
     assert len(set(states)) == 1  # what real images alone teach was trained once

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from engine.curation.requests import Request, add_requests, read_requests, wishes_by_source
+from engine.curation.requests import LESS, MORE, Request, add_requests, merge_requests, read_requests, wishes_by_source
 from engine.errors import DatasetError
 
 SOUND = {"image_id": 7, "source_image_id": 3, "classes": ["car"], "encode_ratio": 0.5, "wish": "more"}
@@ -58,3 +58,20 @@ def test_a_broken_or_missing_file_is_one_clear_error(tmp_path):
     (tmp_path / "requests.jsonl").write_text(f"{json.dumps(SOUND)}\n{{")
     with pytest.raises(DatasetError, match="requests.jsonl, line 2, is not complete, valid json"):
         read_requests(tmp_path / "requests.jsonl")
+
+
+def test_requests_of_several_datasets_do_not_hide_each_other(tmp_path):
+    """Image 1 of one is not image 1 of the other, though both were drawn from source 7."""
+    files = []
+    for name, wishes in (("first", (MORE,)), ("second", (MORE, LESS))):
+        (tmp_path / name).mkdir()
+        files.append(add_requests(tmp_path / name, [ask(1, 7, wish) for wish in wishes]))
+    assert merge_requests(files, tmp_path / "merged.jsonl") == 3
+    merged = read_requests(tmp_path / "merged.jsonl")
+    assert [(request.image_id, request.wish) for request in merged] == [(1, MORE), (2, MORE), (2, LESS)]
+    assert wishes_by_source(merged) == {}, "of image 2 the last holds, and one of each balances"
+    files[1].write_text("{}\n")
+    before = (tmp_path / "merged.jsonl").read_bytes()
+    with pytest.raises(DatasetError, match="must be an object"):
+        merge_requests(files, tmp_path / "merged.jsonl")
+    assert (tmp_path / "merged.jsonl").read_bytes() == before
