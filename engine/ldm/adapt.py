@@ -29,6 +29,7 @@ from engine.ldm.folder import ADAPTATION, INDEX, find_ldm, hash_weights, read_in
 
 _SMALL = 100_000_000  # parameters: below, the whole denoiser is tuned; above, LoRA
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]  # the projections of diffusers' attention, in every family
+_CONFIG = "config.json"
 _KEPT_SUFFIXES = {".json", ".txt", ".model", ".safetensors"}
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _WITHOUT_WORDS = 0.3  # share of samples that are trained with the empty prompt, as the adapter reads
@@ -150,6 +151,9 @@ def _save(base: Path, model: LatentDiffusion, out: Path, tuned: set[str]) -> Non
         if part in tuned:
             module = getattr(model.pipeline, part)
             module.to("cpu", _stored_dtype(base / part)).save_pretrained(out / part, safe_serialization=True)
+            # The same parts in another state: diffusers would note the base's path on this machine, and with it the
+            # same weights would have another identity elsewhere.
+            shutil.copyfile(base / part / _CONFIG, out / part / _CONFIG)
             continue
         (out / part).mkdir(parents=True)
         for path in (base / part).iterdir():

@@ -70,6 +70,8 @@ def test_an_adapted_model_is_a_whole_pipeline_with_other_weights(ldm_folder, wor
     adapted = load_ldm(tmp_path / "out", device="cpu")
     assert adapted.identity.weights_sha256 == record["weights_sha256"] != hash_weights(ldm_folder)
     assert not any("lora" in name for name, _ in adapted.denoiser.named_parameters())
+    written = [path.read_text() for path in (tmp_path / "out").rglob("*.json")]
+    assert not any(str(tmp_path) in text or str(ldm_folder) in text for text in written), "a path of this machine"
     StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None, requires_safety_checker=False)
 
 
