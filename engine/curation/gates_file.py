@@ -6,7 +6,8 @@
      "images": [{"id": 1, "verdict": "pass", "accepted": true, "reasons": [], "borderline": [], "scores": {...},
                  "note": ""}, ...]}
 
-decisions.json says what training may use; this file says why the gates think so.
+decisions.json says what training may use; this file says why the gates think so. The counts stand in manifest.json
+too, as `gates`, for whoever reads only that.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from engine.data.files import write_atomically
 from engine.errors import DatasetError
 
 FILE = "gates.json"
+_MANIFEST = "manifest.json"
 _DIGITS = 6  # of scores: the last digits of features depend on the machine
 _CURE = "Review the folder again, or delete {file}."
 
@@ -35,7 +37,8 @@ def write_gates(
     features: dict | None = None,
     encoder: dict | None = None,
 ) -> Path:
-    """Write gates.json in one step. The same judgement gives the same bytes.
+    """Write gates.json in one step, then its counts into the folder's manifest.json, if it has one. The same judgement
+    gives the same bytes.
 
     Args:
         features: what gave the features, in json-ready values; None where hashes alone decided.
@@ -61,7 +64,34 @@ def write_gates(
     lines = ",\n".join(json.dumps(_entry(v), ensure_ascii=True, allow_nan=False) for v in judgement.verdicts)
     path = Path(folder) / FILE
     write_atomically(path, f'{text[:-2]},\n "images": [\n{lines}\n ]\n}}\n'.encode())
+    _note_in_manifest(Path(folder))
     return path
+
+
+def gates_summary(folder: Path, annotations_sha256: str) -> dict | None:
+    """What manifest.json tells of the gates: the batch's outcome and the counts. None where no gates.json of these
+    labels is there."""
+    try:
+        content = read_json(folder / FILE)
+        return (
+            {"batch": content["batch"]["outcome"], **content["counts"]}
+            if content["annotations"] == annotations_sha256
+            else None
+        )
+    except (OSError, DatasetError, KeyError, TypeError):
+        return None
+
+
+def _note_in_manifest(folder: Path) -> None:
+    """A manifest that cannot be read is left for its readers to complain about."""
+    path = folder / _MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        manifest["gates"] = gates_summary(folder, annotations_digest(folder))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return
+    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    write_atomically(path, text.encode("ascii") + b"\n")
 
 
 def load_gates(folder: Path, dataset: Dataset) -> Judgement | None:

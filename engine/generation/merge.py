@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.config import digest
+from engine.curation.gates_file import gates_summary
 from engine.errors import RunFailed
 from engine.generation.card_mark import remove_outdated_card
 from engine.generation.durable import replace_durably, sync_folder, to_json
@@ -179,6 +180,7 @@ class _Merged:
 
     def manifest(self, annotations_sha256: str) -> dict:
         """What the run was and what came of it. Nothing of the machine, the time, or how the work was cut up."""
+        gates = gates_summary(self.out, annotations_sha256)  # of a review of these very labels
         return {
             "version": VERSION,
             "plan": self.plan.digest,
@@ -188,6 +190,7 @@ class _Merged:
             "failed_items": self.failed_items,
             "annotations_sha256": annotations_sha256,
             "images_sha256": self.images_sha256.hexdigest(),
+            **({} if gates is None else {"gates": gates}),
         }
 
 

@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from stub_drawer import LOADER
 
+from engine.config import Settings
 from engine.data.dataset import read_dataset
 from engine.errors import RunFailed
 from engine.generation.merge import merge
@@ -18,6 +19,7 @@ from engine.generation.plan_file import load_plan
 from engine.generation.records import count
 from engine.generation.run import generate, resume, verify
 from engine.generation.shard_state import Shard, read_shard
+from tasks.review import review
 
 OF_THE_ITEM = (
     "item",
@@ -231,3 +233,21 @@ def test_it_scores_one_against_itself_in_pycocotools(unbroken):
     evaluation.accumulate()
     evaluation.summarize()
     assert evaluation.stats[0] == pytest.approx(1.0)
+
+
+def test_the_manifest_counts_what_the_gates_found_for_as_long_as_the_labels_are_those(bench):
+    out = bench.generate()
+    bare = (out / "manifest.json").read_bytes()
+    review(out, bench.data, Settings(), fiftyone="off")
+    gates = json.loads((out / "gates.json").read_bytes())
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    assert manifest.pop("gates") == {"batch": gates["batch"]["outcome"], **gates["counts"]}
+    assert sum(gates["counts"]["verdicts"].values()) == len(read_dataset(out, "annotations").images)
+    assert manifest == json.loads(bare)
+    reviewed = (out / "manifest.json").read_bytes()
+    merge(out)
+    assert (out / "manifest.json").read_bytes() == reviewed and verify(out) == []
+    gates["annotations"] = "0" * 64
+    (out / "gates.json").write_text(json.dumps(gates))
+    merge(out)
+    assert (out / "manifest.json").read_bytes() == bare
