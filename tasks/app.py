@@ -133,7 +133,7 @@ def ensure_loaded(fiftyone, generated: Path, real: Path | None = None) -> str:
 
 def app_command(port: int) -> list[str]:
     """The App's server; no dataset's words are in it."""
-    return [sys.executable, "-m", "fiftyone.server.main", "--address", ADDRESS, "--port", str(port)]
+    return [sys.executable, "-m", "tasks.app_server", str(port)]
 
 
 def app_environment(fiftyone, reviewer: str | None = None) -> dict[str, str]:

@@ -21,7 +21,7 @@ PORTS = {  # port -> (what of ours listens there, words of its command line, wha
     4200: ("Prefect's server", ("prefect",), "`de up --port N` takes another one."),
     5151: (
         "the FiftyOne App",
-        ("fiftyone.server.main",),
+        ("tasks.app_server",),
         "`de app --port N`, `de up --app-port N` take another one.",
     ),
 }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tasks.server import answers, api_url
 
 PORT = 4200  # of `de up`
 _SECONDS = 2.0
+_PORT_FILE = Path(".prefect", "port")  # in a workspace, while `de up` runs there
 _LIVE = ("RUNNING", "PENDING", "CANCELLING", "PAUSED")
 
 
@@ -32,12 +35,21 @@ class FlowRuns:
     problem: str | None = None
 
 
-def live_flow_runs() -> FlowRuns:
-    """The flow runs that are not finished, of the server at PREFECT_API_URL, else of the one that `de up` starts.
+def tell_port(workspace: Path, port: int | None) -> None:
+    """Write down where the server of `de up` listens, for other commands in the workspace; None: nowhere any more."""
+    path = workspace / _PORT_FILE
+    if port is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_text(str(port))
+
+
+def live_flow_runs(workspace: Path) -> FlowRuns:
+    """The flow runs that are not finished, of the server at PREFECT_API_URL, else of the one of `de up` there.
 
     The address itself is never given back: it may hold a password.
     """
-    url = os.environ.get("PREFECT_API_URL") or api_url(PORT)
+    url = os.environ.get("PREFECT_API_URL") or api_url(_told_port(workspace) or PORT)
     if not answers(url, _SECONDS):
         return FlowRuns(None)
     parts = urlsplit(url)
@@ -46,6 +58,12 @@ def live_flow_runs() -> FlowRuns:
         return FlowRuns(server, _ask(url))
     except Exception as error:  # whatever Prefect's client raises: the rest of the overview does not depend on it
         return FlowRuns(server, problem=f"it could not be asked ({type(error).__name__})")
+
+
+def _told_port(workspace: Path) -> int | None:
+    with suppress(OSError, ValueError):
+        return int((workspace / _PORT_FILE).read_text())
+    return None
 
 
 def _ask(url: str) -> tuple[FlowRun, ...]:

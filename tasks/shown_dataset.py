@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.curation.pool import is_pool
 from engine.errors import ConfigError, UserError
 from engine.generation.run_file import read_run
 from tasks.inventory import generated_folders
@@ -12,9 +13,12 @@ _FILE = "annotations.json"
 
 
 def newest_dataset(workspace: Path) -> Path | None:
-    """The generated dataset of a workspace that was finished last; None where there is none yet."""
+    """The generated dataset of a workspace that was finished last; None where there is none yet. A pool is not looked
+    at: its images were reviewed where they were drawn."""
     finished = []
     for folder in generated_folders(workspace):
+        if is_pool(folder):
+            continue
         try:
             finished.append(((folder / _FILE).stat().st_mtime, folder))
         except OSError:  # not merged yet

@@ -73,7 +73,7 @@ def read_status(folder: Path) -> Status:
         nights_bytes=disk_bytes(folder / NIGHTS),
         nights_problem=problem,
         versions=versions_of(folder) if git else (),
-        flows=live_flow_runs(),
+        flows=live_flow_runs(folder),
     )
 
 

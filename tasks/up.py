@@ -12,6 +12,7 @@ from engine.errors import ConfigError
 from tasks.database import stop_unused
 from tasks.deployments import register_deployments
 from tasks.flow_board import BoardWatch, FlowBoard
+from tasks.flow_runs import tell_port
 from tasks.pool import POOL, bury_dead_runs, prepare_pool
 from tasks.ports import check_free
 from tasks.prefect_database import database_environment
@@ -97,6 +98,7 @@ def up(request: UpRequest, show: Callable[[Snapshot], None], say: Callable[[str]
             if review:
                 review.start_database()
             wait_until_healthy(request.port, supervisor)
+            tell_port(workspace, request.port)
             asyncio.run(prepare_pool(request.limit))
             if crashed := asyncio.run(bury_dead_runs()):
                 say(f"{crashed} earlier runs died without a word: marked as crashed. What they finished is kept.")
@@ -119,6 +121,7 @@ def up(request: UpRequest, show: Callable[[Snapshot], None], say: Callable[[str]
             pass
         finally:
             say("Stopping ...")
+            tell_port(workspace, None)
             if watch:
                 watch.stop()
             supervisor.stop()

@@ -91,6 +91,14 @@ def copy_pool(pool: Path, out: Path) -> dict:
     return manifest
 
 
+def is_pool(folder: Path) -> bool:
+    """Whether a folder is a pool; one whose manifest cannot be read is none."""
+    try:
+        return "parts" in read_manifest(folder)
+    except DatasetError:
+        return False
+
+
 @contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
     """Where a pool is made that takes the place of `out` at the end of the block."""

@@ -81,7 +81,7 @@ def app(folders: Folders, *words: str):  # noqa: F811
     port = str(free_port())
     process = de("app", str(folders.generated), "--real", str(folders.real), "--port", port, *words)
     try:
-        yield process.stdout.readline().split()[-1]
+        yield next(line.split()[-1] for line in process.stdout if "http://" in line)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=120)
@@ -89,15 +89,17 @@ def app(folders: Folders, *words: str):  # noqa: F811
 
 
 @contextmanager
-def browser_page():
+def browser_pages(number: int = 1):
+    """Pages that share nothing, as in as many browsers."""
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(PATIENCE)
-        # The advertisement that covers the grid on a first visit.
-        page.add_init_script("localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')")
+        pages = [browser.new_page(viewport={"width": 1440, "height": 900}) for _ in range(number)]
+        for page in pages:
+            page.set_default_timeout(PATIENCE)
+            # The advertisement that covers the grid on a first visit.
+            page.add_init_script("localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')")
         try:
-            yield page
+            yield pages
         finally:
             browser.close()
 
@@ -134,7 +136,18 @@ class Reviewer:
         self.tiles.first.click()
         self.page.locator("[data-cy=modal]").wait_for()
 
-    def widens_a_box(self, width: float) -> None:
+    def closes(self) -> None:
+        modal = self.page.locator("[data-cy=modal]")
+        modal.wait_for()
+        for _ in range(60):  # a page that still loads does not hear the mouse
+            if not modal.is_visible():
+                return
+            self.page.mouse.click(8, 500)  # beside it
+            self.page.wait_for_timeout(500)
+        raise AssertionError("the image does not close")
+
+    def widens_a_box(self, width: float) -> int:
+        """The HTTP status of the answer to it."""
         self.page.locator("[data-cy=annotate]").click()
         self.page.locator("[data-cy^=annotate-label-]").first.click()
         field = self.page.locator("[data-cy=root_dimensions_width_container] input")
@@ -143,7 +156,7 @@ class Reviewer:
         ) as saved:
             field.fill(str(width))
             field.press("Tab")
-        assert saved.value.ok
+        return saved.value.status
 
 
 def test_a_review_in_the_browser_reaches_training(generated):
@@ -154,7 +167,7 @@ def test_a_review_in_the_browser_reaches_training(generated):
     scores = {image_id: [a.extra["score"] for a in dataset.annotations_of(image_id)] for image_id in queue}
     order = sorted(queue, key=lambda image_id: sum(scores[image_id]) / len(scores[image_id]))
     outside, errors = set(), []
-    with app(generated, "--reviewer", "anna", "--reviewers", "anna,ben") as url, browser_page() as page:
+    with app(generated, "--reviewer", "anna", "--reviewers", "anna,ben") as url, browser_pages() as (page,):
         page.on(
             "request", lambda r: None if re.match(r"http://127\.0\.0\.1|data:|blob:", r.url) else outside.add(r.url)
         )
@@ -171,7 +184,7 @@ def test_a_review_in_the_browser_reaches_training(generated):
         anna.rejects("wrong boxes")
         anna.waits_for(len(queue) - 2)
         anna.opens_first()
-        anna.widens_a_box(0.125)
+        assert anna.widens_a_box(0.125) == 200
         assert not page.locator(".MuiAlert-colorError, [class*=Error]").count(), page.content()[:2000]
         collecting = de("review", str(generated.generated), "--real", str(generated.real), "--collect")
         assert (
@@ -192,3 +205,50 @@ def test_a_review_in_the_browser_reaches_training(generated):
     assert accepted in {image.id for image in trained.images} and rejected not in {image.id for image in trained.images}
     (box,) = json.loads(line)["changed"]
     assert box["bbox"][2] == pytest.approx(0.125 * 64, abs=0.01)
+
+
+def test_only_the_page_opened_last_writes_and_only_to_its_reviewers_images(generated):
+    dataset = read_dataset(generated.generated, "annotations")
+    owner = share_out([image.id for image in dataset.images], ("anna", "ben"))
+    images = list(owner.values()).count("anna")
+    with app(generated, "--reviewer", "anna", "--reviewers", "anna,ben") as url, browser_pages(2) as (first, second):
+        first.goto(url)
+        old, new = Reviewer(first), Reviewer(second)
+        old.waits_for(images)
+        old.opens_first()
+        second.goto(url)
+        new.waits_for(images)
+        assert ask(first, "PATCH", "/dataset/some/sample/one") == 409
+        cover = first.locator("[data-cy=replaced]")
+        cover.wait_for()
+        if os.environ.get("DE_LOOK"):
+            first.screenshot(path=f"{os.environ['DE_LOOK']}-replaced.png")
+        second.locator("[data-cy=modal]").wait_for()  # FiftyOne opens the image there too
+        assert new.widens_a_box(0.125) == 200
+        cover.get_by_role("button").click()  # go on here instead
+        cover.wait_for(state="detached")
+        old.closes()  # it came back on the image that was open
+        old.waits_for(images)
+        old.selects_first()
+        old.accepts()
+        second.locator("[data-cy=replaced]").wait_for()
+
+        first.goto(url.replace("queue-anna", "queue-ben"))
+        old.waits_for(len(owner) - images)
+        old.opens_first()
+        assert old.widens_a_box(0.3) == 409
+        first.get_by_text("This image is in ben's queue, and anna sits here: nothing is saved.").wait_for()
+        if os.environ.get("DE_LOOK"):
+            first.screenshot(path=f"{os.environ['DE_LOOK']}-foreign.png")
+        assert ask(first, "POST", "/tag") == 409
+        collecting = de("review", str(generated.generated), "--real", str(generated.real), "--collect")
+        assert "Boxes of 1 images were corrected" in collecting.communicate(timeout=300)[0]
+    (line,) = (generated.generated / "decisions.jsonl").read_text().splitlines()
+    assert owner[json.loads(line)["image_id"]] == "anna"
+    (box,) = json.loads(line)["changed"]
+    assert box["bbox"][2] == pytest.approx(0.125 * 64, abs=0.01)
+
+
+def ask(page, method: str, path: str) -> int:
+    """The HTTP status of a request that the page makes."""
+    return page.evaluate("async ([method, path]) => (await fetch(path, {method, body: '{}'})).status", [method, path])

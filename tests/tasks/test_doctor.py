@@ -146,7 +146,7 @@ def test_the_limits_of_a_container_are_read_in_both_versions(tmp_path, files, wa
 
 def test_a_port_is_free_ours_or_somebody_elses():
     assert check_port(4200, None).level == OK
-    ours = check_port(5151, Listener(7, ("python", "-m", "fiftyone.server.main")))
+    ours = check_port(5151, Listener(7, ("python", "-m", "tasks.app_server")))
     assert ours.level == OK and "7" in ours.found
     assert check_port(4200, Listener(7, ("/usr/bin/python3.11", "-m", "prefect.server"))).level == OK
     other = check_port(4200, Listener(7, ("/usr/sbin/nginx",)))

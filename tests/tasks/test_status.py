@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -21,7 +22,7 @@ from engine.data.records import Annotation, Category, ImageRecord
 from engine.errors import ConfigError
 from engine.generation.run import generate
 from flows.status_table import status_table
-from tasks.flow_runs import live_flow_runs
+from tasks.flow_runs import live_flow_runs, tell_port
 from tasks.inventory import disk_bytes, take_stock
 from tasks.night_file import Nights
 from tasks.status import read_status, versions_of
@@ -245,18 +246,21 @@ def test_an_empty_folder_and_none(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("url", [NOBODY, "what?", "http://me:hunter2@127.0.0.1:9/api", "http://[::1"])
-def test_no_server_is_no_error(monkeypatch, url):
+def test_no_server_is_no_error(monkeypatch, tmp_path, url):
     monkeypatch.setenv("PREFECT_API_URL", url)
-    assert live_flow_runs().server is None
+    assert live_flow_runs(tmp_path).server is None
 
 
-def test_runs_that_are_not_finished_are_named(prefect_server, monkeypatch):
+def test_runs_that_are_not_finished_are_named(prefect_server, monkeypatch, tmp_path):
     from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
     from prefect.states import Completed, Running
 
-    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
+    # As `de up --port N` leaves it in its workspace.
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    (tmp_path / ".prefect").mkdir()
+    tell_port(tmp_path, urlsplit(PREFECT_API_URL.value()).port)
 
     @flow(name="status-test")
     def nothing():
@@ -265,9 +269,11 @@ def test_runs_that_are_not_finished_are_named(prefect_server, monkeypatch):
     with get_client(sync_client=True) as client:
         going, done = (client.create_flow_run(nothing, name=name, state=Running()) for name in ("going", "done"))
         client.set_flow_run_state(done.id, Completed(), force=True)
-        answer = live_flow_runs()
+        answer = live_flow_runs(tmp_path)
         client.set_flow_run_state(going.id, Completed(), force=True)
-    assert answer.server.startswith("127.0.0.1:") and answer.problem is None
+    assert answer.server.startswith(("127.0.0.1:", "localhost:")) and answer.problem is None
+    tell_port(tmp_path, None)
+    assert not list((tmp_path / ".prefect").iterdir())
     assert [(r.flow, r.name, r.state) for r in answer.runs if r.flow == "status-test"] == [
         ("status-test", "going", "RUNNING")
     ]

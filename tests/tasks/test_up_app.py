@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import urllib.request
@@ -44,6 +45,12 @@ def test_the_dataset_that_was_finished_last_is_shown(tmp_path):
             os.utime(tmp_path / name / file, (1e9 - age, 1e9 - age))
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "plan.json").write_text("{}")
+    pool = {name: {} for name in "plan counts classes settings identity data seed parts".split()}
+    pool |= {"annotations_sha256": "", "images_sha256": ""}
+    for name, manifest in (("pool", pool), ("nights/0001/pool", pool)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "annotations.json").write_text("{}")
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
     assert newest_dataset(tmp_path) == tmp_path / "new" and source_of(tmp_path / "new") is None
 
 
@@ -65,7 +72,7 @@ def test_the_app_comes_with_the_first_dataset_is_started_again_and_leaves_nothin
         # MongoDB dies: it comes back, and the App goes on with it. The App dies: it comes back too.
         psutil.Process(int((home / "mongo" / "data" / "mongod.lock").read_text())).kill()
         running.wait_for_line("mongod: running", "(restarts: 1)")
-        app = running.child("fiftyone.server.main")
+        app = running.child("tasks.app_server")
         assert wait_for(lambda: loaded(running.app_port, dataset_name(folders.generated)))
         app.kill()
         running.wait_for_line("The app had died")
