@@ -67,7 +67,7 @@ def init(
 
 
 def _next_commands(folder: Path) -> list[str]:
-    """Three lines to type, so that the stages find `de` on the PATH: behind `uv run` where this command was, say."""
+    """The lines to type, so that the stages find `de` on the PATH: behind `uv run` where this command was, say."""
     prefix, first = "", ""
     activate = Path(sys.executable).parent / "activate"
     if os.environ.get("UV") and (ROOT / "pyproject.toml").is_file():
@@ -78,6 +78,7 @@ def _next_commands(folder: Path) -> list[str]:
         f"{first}cd {shlex.quote(str(folder))}",
         f"{prefix}dvc repro    # fit the model, train the adapter, generate, review, compare",
         f"{prefix}de status    # what is there, and the answer",
+        "git add -A && git commit -m 'First results'    # dvc.lock and the figures; data stays in DVC's cache",
     ]
 
 

@@ -43,9 +43,10 @@ def test_a_new_workspace_says_what_to_type_next_and_is_read_by_the_others(tmp_pa
     write_world(tmp_path / "w", 8, 3, 4)
     made = run("init", "my ws", "--data", "w", "--domain", "scene")
     assert made.exit_code == 0, made.output
-    *_, title, first, second, third = made.stdout.splitlines()
+    *_, title, first, second, third, fourth = made.stdout.splitlines()
     assert (title, first) == ("Next:", "  cd 'my ws'")
     assert second.split()[:2] == ["dvc", "repro"] and third.split()[:2] == ["de", "status"]
+    assert fourth.startswith("  git add -A && git commit")
     again = run("init", "my ws", "--data", "w")
     assert (again.exit_code, again.stdout) == (2, "") and "never overwrites" in again.stderr
     shown = run("status", "my ws")
