@@ -140,8 +140,8 @@ def build_source(folder: Path, images: int = 100) -> Path:
 
 def prepared(items: int, folder: Path, shard_images: int = SHARD_IMAGES):
     """The plan of a run in `folder`/run from the source in `folder`/data."""
-    from engine.config import GenerationSettings, LdmSettings, Settings
     from engine.generation.plan_file import prepare
+    from engine.sections import GenerationSettings, LdmSettings, Settings
 
     settings = Settings(ldm=LdmSettings(resolution=64), generation=GenerationSettings(shard_size=shard_images))
     identity = {"ldm": {"id": "synthetic", "multiple": 8}, "adapter": {"weights_sha256": "0" * 64}}

@@ -27,7 +27,7 @@ from engine.adapter.adapter import Adapter, frame_of, load_adapter, read_card
 from engine.adapter.train import train_adapter
 from engine.baselines.attention_threshold import THRESHOLDS, results_by_threshold
 from engine.baselines.cross_attention import CrossAttentionSettings, cross_attention_layers, label, record_attention
-from engine.config import Settings, load_settings
+from engine.config import load_settings
 from engine.data.dataset import Dataset, ImageRecord, read_dataset
 from engine.data.failure_cases import write_failure_cases
 from engine.data.pixels import Frame, read_pixels, to_model
@@ -38,6 +38,7 @@ from engine.errors import ConfigError
 from engine.evaluation.f1 import box_scores, scores_at_best_f1
 from engine.ldm.diffusion import LatentDiffusion, find_ldm, load_ldm
 from engine.report.pictures import contact_sheet, draw_boxes, label_colours
+from engine.sections import Settings
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "failure_cases.json"
 TIMESTEPS = ((1,), (100,), (300,), (600,), (100, 300, 600))

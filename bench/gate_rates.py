@@ -18,9 +18,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from engine.config import LdmSettings, ReviewSettings
 from engine.curation.gates import judge
 from engine.data.dataset import Dataset, read_dataset, splits_of, subset, write_dataset
+from engine.sections import LdmSettings, ReviewSettings
 from tasks.review import features_of
 from tasks.settings import open_settings
 

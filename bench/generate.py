@@ -29,7 +29,7 @@ from stock import Stock
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.adapter.adapter import Adapter, build_reader, load_adapter
-from engine.config import Settings, load_settings
+from engine.config import load_settings
 from engine.data.dataset import Dataset, read_dataset
 from engine.data.world import write_world
 from engine.generation.draw import AdapterDrawer, Drawn
@@ -37,6 +37,7 @@ from engine.generation.drawing import ImageWriter
 from engine.generation.plan import PlannedItem, make_plan
 from engine.ldm.diffusion import LatentDiffusion, choose_device, find_ldm, load_ldm
 from engine.ldm.taps import Capture
+from engine.sections import Settings
 
 STOCK_BATCHES = (4, 8, 16)
 GOALS = {"stock 1": (1.9, 4.0), "stock best": (1.15, 1.25)}  # on a CPU, on CUDA

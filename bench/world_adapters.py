@@ -15,7 +15,6 @@ from torch import nn
 
 from engine.adapter.adapter import LdmBackbone, build_adapter, build_reader, frame_of
 from engine.adapter.train import text_of
-from engine.config import AdapterSettings, DetrSettings, Settings
 from engine.data.dataset import read_dataset
 from engine.detection.detector import ConvBackbone, Detector, Reader
 from engine.detection.heads import HeadSettings
@@ -25,6 +24,7 @@ from engine.detection.schedule import OptimisationSettings
 from engine.detection.training import fit
 from engine.evaluation.coco_map import Metrics, evaluate
 from engine.ldm.diffusion import load_ldm
+from engine.sections import AdapterSettings, DetrSettings, Settings
 
 # A rate that transformer heads stand, not searched for; what is not here is as the model's engine.json says.
 HEAD_OVERRIDES = {

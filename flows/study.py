@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import Settings, as_dict, digest
+from engine.config import as_dict, digest
 from engine.data.across_domains import write_across_domains
 from engine.data.dataset import read_dataset
 from engine.data.sources import TRAIN, UNLABELLED, has_unlabelled
 from engine.data.subset import write_subset
 from engine.evaluation.study import study_of, write_study
+from engine.sections import Settings
 from flows.claim import claim
 from flows.study_presets import Case
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import yaml
 
 from engine.adapter.adapter import read_card
-from engine.config import Settings, as_dict, digest
+from engine.config import as_dict, digest
 from engine.data.dataset import Dataset, read_dataset
 from engine.data.files import write_atomically
 from engine.errors import DatasetError
 from engine.evaluation.candidates import Candidate, faithful_ratio, fidelity, propose
 from engine.evaluation.trainings import trainings_at_once
 from engine.evaluation.tuning import Clock, Trial, affordable, choose, train_baseline
+from engine.sections import Settings
 from flows.claim import claim
 
 FLOOR = 0.1  # the lowest score of a box of the pool

@@ -9,8 +9,8 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from engine.config import Settings
 from engine.errors import ModelError
+from engine.sections import Settings
 from tasks.retry import RETRIED
 
 

@@ -9,7 +9,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from engine.config import Settings
+from engine.sections import Settings
 from tasks.retry import RETRIED
 
 FiftyOneUse = Literal["required", "skip", "off"]

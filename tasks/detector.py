@@ -14,7 +14,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
-from engine.config import LdmSettings, Settings
+from engine.sections import LdmSettings, Settings
 from tasks.retry import RETRIED
 from tasks.scores import Comparison, percent, summarise, verdict_line, write_plot_data
 from tasks.version_list import tag_of

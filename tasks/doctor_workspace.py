@@ -80,7 +80,7 @@ def settings_checks(folder: Path) -> list[Check]:
     try:
         model, settings = open_settings(folder=folder)
     except ConfigError as error:
-        return [Check("params.yaml", PROBLEM, str(error), "engine/config.py has all settings with their ranges.")]
+        return [Check("params.yaml", PROBLEM, str(error), "engine/sections.py has all settings with their ranges.")]
     checks = [_check_model(model, settings.ldm.revision, settings.ldm.resolution)]
     return [*checks, _check_stages(folder)] if (folder / "dvc.yaml").is_file() else checks
 

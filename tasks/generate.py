@@ -11,12 +11,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from engine.config import Settings
 from engine.errors import RunFailed, UserError
 from engine.generation.plan_file import prepare, refuse_foreign
 from engine.generation.run import check_failed_rate, merge, pending_shards
 from engine.generation.run_file import check_out, write_run
 from engine.generation.source import DEFAULT_LOADER, DrawerSource
+from engine.sections import Settings
 from tasks.ray_slots import open_ray_slots
 from tasks.retry import RETRIED, is_hopeless
 from tasks.slots import Slots, open_slots

@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from engine.config import Settings, as_dict, digest
+from engine.config import as_dict, digest
 from engine.curation.requests import FILE, merge_requests
 from engine.data.dataset import Dataset
 from engine.data.sources import read_sources
@@ -21,6 +21,7 @@ from engine.generation.budget import Measured, allowed_images, measure
 from engine.generation.disk import ImageSize
 from engine.generation.source import DrawerSource
 from engine.generation.wishes import class_weights, size_weights, sizes_as_words, weights_as_words
+from engine.sections import Settings
 from tasks.night_file import Night, Nights
 from tasks.retry import RETRIED
 

@@ -10,11 +10,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from engine.config import Settings
 from engine.curation.pool import copy_pool
 from engine.errors import ConfigError, DatasetError, RunConflict
 from engine.evaluation.results import read_results, write_results
 from engine.report.dataset_card import write_card
+from engine.sections import Settings
 from tasks.night_file import Night, Nights
 from tasks.stages import read_stage
 from tasks.verdict import set_verdict

@@ -13,7 +13,6 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from engine.config import Settings
 from engine.curation.pool import merge_pool
 from engine.curation.verdicts import FAIL
 from engine.data.files import link_or_copy
@@ -21,6 +20,7 @@ from engine.errors import RunConflict
 from engine.evaluation.promotion import Ruling, rule
 from engine.generation.budget import check_disk_left
 from engine.generation.source import DrawerSource
+from engine.sections import Settings
 from tasks.curate import FiftyOneUse, review_dataset
 from tasks.detector import compare_arms
 from tasks.generate import draw_dataset

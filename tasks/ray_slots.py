@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from engine.config import Settings
 from engine.errors import ConfigError
 from engine.generation.devices import check_workers
 from engine.generation.lock import Busy
 from engine.generation.records import ShardCounts
 from engine.generation.source import DrawerSource
 from engine.generation.worker_process import WorkerDied, WorkerNotStarted
+from engine.sections import Settings
 from tasks.ray_seat import Seat
 from tasks.slots import Slots
 

@@ -10,8 +10,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from engine.config import Settings
 from engine.errors import ConfigError, RunConflict, RunFailed
+from engine.sections import Settings
 from tasks.verdict import note_comparison
 from tasks.version import Recorded, record
 

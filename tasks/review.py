@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from engine.config import LdmSettings, Settings
 from engine.curation.decisions import FILE, Decisions, load_decisions, write_decisions
 from engine.curation.edits import FILE as EDITS
 from engine.curation.edits import ImageEdits, read_edits
@@ -25,6 +24,7 @@ from engine.data.dataset import Dataset, read_dataset, splits_of
 from engine.data.sources import TRAIN, has_unlabelled, read_sources
 from engine.errors import ConfigError, DatasetError, RunFailed
 from engine.ldm.device import choose_device
+from engine.sections import LdmSettings, Settings
 from tasks import fiftyone_dataset
 from tasks.app_queues import dataset_to_itself
 from tasks.collect import collect_boxes

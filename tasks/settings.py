@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from engine.config import LdmSettings, Settings, load_settings
+from engine.config import load_settings
 from engine.ldm import embedded_folder
+from engine.sections import LdmSettings, Settings
 
 EMBEDDED = "world"  # stands for the small diffusion model that ships with the engine
 PARAMS = "params.yaml"

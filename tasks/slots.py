@@ -9,12 +9,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import Settings
 from engine.errors import RunFailed
 from engine.generation.crew import Worker
 from engine.generation.devices import environment_of, gpus_for
 from engine.generation.source import DrawerSource
 from engine.generation.worker_process import WorkerProcess
+from engine.sections import Settings
 from tasks.gpus import own_gpus
 
 

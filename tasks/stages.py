@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from engine.config import Settings
 from engine.errors import ConfigError
+from engine.sections import Settings
 from tasks.settings import open_settings
 
 PATHS = {"data", "ldm", "adapter", "out", "real", "generated", "base", "nights"}

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from engine.config import LdmSettings, load_settings
+from engine.config import load_settings
 from engine.data.dataset import Dataset
 from engine.errors import ConfigError
 from engine.ldm import embedded_folder
 from engine.ldm.native_size import native_size
+from engine.sections import LdmSettings
 from tasks.settings import EMBEDDED
 
 STEP = 32  # pixels; sides of every family are multiples of a divisor of it

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import yaml
 
-from engine.config import Settings, as_dict, digest
+from engine.config import as_dict, digest
 from engine.errors import ConfigError, RunConflict
+from engine.sections import Settings
 from tasks.stages import Stage, read_stage
 from tasks.version_entry import DATASET_NAME
 from tasks.version_make import commit_stage, make_version, push_stage

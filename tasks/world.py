@@ -9,9 +9,9 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from engine.config import DemoSettings
 from engine.data.files import write_atomically
 from engine.errors import DatasetError, RunConflict
+from engine.sections import DemoSettings
 from tasks.retry import RETRIED
 
 MARK = "world.json"

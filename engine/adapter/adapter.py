@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.adapter.card import CARD, FORMAT, WEIGHTS, read_card
-from engine.config import AdapterSettings, DetrSettings, Settings, as_dict
+from engine.config import as_dict
 from engine.data.dataset import Category
 from engine.data.files import write_atomically
 from engine.data.pixels import Frame
@@ -24,6 +24,7 @@ from engine.detection.heads import HeadSettings
 from engine.detection.targets import Detections
 from engine.errors import ModelError
 from engine.ldm.diffusion import LatentDiffusion, draw_noise
+from engine.sections import AdapterSettings, DetrSettings, Settings
 
 
 class LdmBackbone(nn.Module):

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from engine.config import Settings
 from engine.data.dataset import Dataset, subset
 from engine.evaluation.coco_map import evaluate, match
 from engine.generation.draw import AdapterDrawer, Drawn
 from engine.generation.labels import LabelRules, sort_out
 from engine.generation.plan import Plan, make_plan
+from engine.sections import Settings
 
 RATIOS = tuple(k / 10 for k in range(1, 11))
 SHOWN = 6  # pictures of a sheet

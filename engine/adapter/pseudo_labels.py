@@ -6,13 +6,13 @@ from pathlib import Path
 
 from engine.adapter.adapter import frame_of
 from engine.adapter.train import text_of
-from engine.config import Settings
 from engine.data.dataset import read_dataset
 from engine.data.sources import UNLABELLED, read_sources
 from engine.detection.prediction import predict
 from engine.generation.draw import load_drawer
 from engine.generation.labels import LabelRules
 from engine.generation.relabel import refuse_existing, write_relabelled
+from engine.sections import Settings
 
 
 def label_pictures(data: Path, ldm: str | Path, adapter: Path, out: Path, settings: Settings) -> dict[str, int]:

@@ -17,7 +17,7 @@ from engine.adapter.adapter import CARD, frame_of, read_card
 from engine.adapter.agreement import RatioSheet, measure_ratios, real_labels
 from engine.adapter.thresholds import OperatingPoints, choose_thresholds, matched_by_class, pool, without_suppressed
 from engine.adapter.train import text_of
-from engine.config import Settings, as_dict
+from engine.config import as_dict
 from engine.data.dataset import Dataset, splits_of
 from engine.data.files import write_atomically
 from engine.detection.prediction import predict
@@ -25,6 +25,7 @@ from engine.errors import DatasetError
 from engine.evaluation.coco_map import Matched, evaluate
 from engine.generation.draw import AdapterDrawer, load_drawer
 from engine.generation.labels import LabelRules
+from engine.sections import Settings
 
 SCORES = tuple(round(0.02 * k, 2) for k in range(51))  # thresholds at which the curves are written down
 BINS = 10

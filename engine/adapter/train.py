@@ -12,7 +12,7 @@ import torch
 from engine.adapter.adapter import build_adapter, build_reader, describe, frame_of, save_adapter
 from engine.adapter.cache import FromCache, build_cache
 from engine.adapter.thresholds import choose_thresholds
-from engine.config import Settings, as_dict, digest
+from engine.config import as_dict, digest
 from engine.data.dataset import Dataset, ImageRecord, read_dataset, splits_of
 from engine.detection.detector import Detector
 from engine.detection.examples import ExampleSheet
@@ -28,6 +28,7 @@ from engine.evaluation.coco_map import evaluate
 from engine.generation.prompts import prompt_of
 from engine.ldm.diffusion import LatentDiffusion, load_ldm
 from engine.ldm.sampling import last_timestep
+from engine.sections import Settings
 
 
 def train_adapter(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dict:

@@ -9,7 +9,6 @@ import torch
 
 from engine.adapter.thresholds import without_suppressed
 from engine.baselines.cross_attention import CrossAttentionSettings, boxes_of, class_maps
-from engine.config import GenerationSettings
 from engine.data.dataset import Dataset, ImageRecord
 from engine.data.pixels import Frame, batches_of
 from engine.detection.prediction import as_results
@@ -17,6 +16,7 @@ from engine.errors import DatasetError
 from engine.evaluation.f1 import IOU, box_scores
 from engine.generation.prompts import classes_of, template
 from engine.ldm.diffusion import LatentDiffusion
+from engine.sections import GenerationSettings
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from engine.baselines.masks import mask_of, scaled
 from engine.baselines.request import BaselineRequest, Outcome
-from engine.config import Settings
 from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, write_dataset
 from engine.data.pixels import read_pixels, to_model, to_uint8
 from engine.errors import RunFailed
@@ -35,6 +34,7 @@ from engine.ldm.diffusion import LatentDiffusion, load_ldm
 from engine.ldm.encoder import Encoder
 from engine.ldm.jobs import How, Job, SampleRequest, stack_rows
 from engine.ldm.stream import Stream
+from engine.sections import Settings
 
 RIM = 1 / 64  # of the short edge: what is kept around an object, for its shadow and its blurred edge
 FEATHER = 0.7  # pixels, standard deviation of the edge between kept and drawn

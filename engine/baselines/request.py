@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.config import LdmSettings, Settings
+from engine.sections import LdmSettings, Settings
 
 # Seen on the embedded world, 12 images side by side: at 0.4 and 0.6 the background keeps its layout and little but its
 # small clutter changes; at 0.8 it takes other colours and clutter, and 2 of 12 get a patch that looks like part of an

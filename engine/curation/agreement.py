@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from engine.config import ReviewSettings
 from engine.curation.verdicts import Findings, grade
+from engine.sections import ReviewSettings
 
 FEWEST = 10  # real images: with fewer, chance sets the measure
 MOST = 2000  # and more than so many make no better one

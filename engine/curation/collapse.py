@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.config import ReviewSettings
 from engine.curation.perceptual import hash_distances
 from engine.curation.verdicts import BORDERLINE, FAIL, PASS, Batch, Findings, grade
+from engine.sections import ReviewSettings
 
 FEWEST = 10  # generated images, origins and real images: with fewer, chance says more than the generator
 _SAMPLE = 2000  # images that each one is compared with at most

@@ -31,7 +31,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from engine.config import GenerationSettings, ReviewSettings
 from engine.curation.agreement import MOST, check_agreement
 from engine.curation.collapse import Spread, bits_apart, check_collapse, euclidean, measure_spread
 from engine.curation.image_text import ImageTextEncoder
@@ -53,6 +52,7 @@ from engine.curation.verdicts import FAIL, Batch, Findings, Judgement
 from engine.data.dataset import Dataset, read_dataset, subset
 from engine.errors import DatasetError
 from engine.generation.prompts import prompt_of
+from engine.sections import GenerationSettings, ReviewSettings
 
 Embed = Callable[[Dataset], np.ndarray]
 

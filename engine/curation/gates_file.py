@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from engine.config import ReviewSettings, as_dict
+from engine.config import as_dict
 from engine.curation.decisions import annotations_digest
 from engine.curation.verdicts import BORDERLINE, FAIL, PASS, REJECTING, TAGS, Batch, Judgement, Verdict
 from engine.data.bounded_json import read_json
@@ -23,6 +23,7 @@ from engine.data.coco_checks import is_number
 from engine.data.dataset import Dataset
 from engine.data.files import write_atomically
 from engine.errors import DatasetError
+from engine.sections import ReviewSettings
 
 FILE = "gates.json"
 _MANIFEST = "manifest.json"

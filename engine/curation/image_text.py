@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from engine.config import ReviewSettings
 from engine.data.dataset import Dataset
 from engine.data.files import file_sha256
 from engine.errors import ModelError
+from engine.sections import ReviewSettings
 
 _BATCH = 32
 

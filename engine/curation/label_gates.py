@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Set
 
 import numpy as np
 
-from engine.config import ReviewSettings
 from engine.curation.provenance import encode_ratio, redrawn_image_id
 from engine.curation.verdicts import BORDERLINE, FAIL, PASS, Findings, grade
 from engine.data.coco_checks import bbox_problem, is_number
 from engine.data.dataset import Annotation, Dataset, ImageRecord
 from engine.evaluation.matching import image_results
 from engine.generation.labels import MIN_SIDE
+from engine.sections import ReviewSettings
 
 IOU = 0.5  # overlap at which two boxes of a class are taken for the same object
 

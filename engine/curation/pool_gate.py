@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from engine.config import ReviewSettings
 from engine.curation.perceptual import nearest, perceptual_hash
 from engine.curation.provenance import origin_image_id
 from engine.curation.verdicts import FAIL, Findings, grade
 from engine.data.dataset import Dataset
+from engine.sections import ReviewSettings
 
 
 def check_pool(

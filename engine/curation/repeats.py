@@ -14,11 +14,11 @@ import numpy as np
 from PIL import ImageOps
 from tqdm import tqdm
 
-from engine.config import ReviewSettings
 from engine.curation.perceptual import find_duplicates, nearest, perceptual_hash
 from engine.curation.provenance import origin_image_id
 from engine.curation.verdicts import BORDERLINE, FAIL, NEAR_SOURCE, PASS, Findings, grade
 from engine.data.dataset import Dataset, ImageRecord
+from engine.sections import ReviewSettings
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from engine.config import DETECTRON2, SMALL, DetectorSettings, DetrSettings
 from engine.data.pixels import Frame
 from engine.detection.detector import ConvBackbone, Detector, Reader
 from engine.detection.heads import NECKS, HeadSettings
 from engine.detection.zoo.options import options_of
 from engine.errors import ConfigError
+from engine.sections import DETECTRON2, SMALL, DetectorSettings, DetrSettings
 
 TINY_DETR = DetrSettings(60, 1, 2, 4, 128, 2, 20)
 

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.config import DetectorSettings, digest
+from engine.config import digest
 from engine.data.dataset import Dataset, ImageRecord, subset
 from engine.data.pixels import Frame, to_model
 from engine.detection.augment import augmented
 from engine.detection.bank import Sample, SampleBank
 from engine.detection.targets import Target
 from engine.errors import ConfigError, DatasetError
+from engine.sections import DetectorSettings
 
 MIXED_UNTIL = 0.85  # share of the steps from which on "strong" shows whole images only, as YOLOX does at the end
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from engine.config import AdapterSettings, DetectorSettings, as_dict
+from engine.config import as_dict
+from engine.sections import AdapterSettings, DetectorSettings
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from engine.config import CONTROLS, CompareSettings
 from engine.data.dataset import Dataset
 from engine.detection.samples import Source
 from engine.errors import ConfigError
 from engine.evaluation.controls import mean_score, permuted, unlabelled, with_source_labels, without_ignore
+from engine.sections import CONTROLS, CompareSettings
 
 BASELINE, TREATMENT, LONGER = "real", "real+de", "real_longer"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")  # arms are folders

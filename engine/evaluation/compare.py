@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from engine.config import LdmSettings, Settings, as_dict
+from engine.config import as_dict
 from engine.curation.training_labels import training_labels
 from engine.data.dataset import Dataset, read_dataset
 from engine.errors import ConfigError, DatasetError
@@ -34,6 +34,7 @@ from engine.evaluation.statistics import paired_difference
 from engine.evaluation.trainings import plan_jobs, read_job, run_jobs
 from engine.generation.integrity import check_unchanged
 from engine.ldm.diffusion import load_ldm
+from engine.sections import LdmSettings, Settings
 
 log = logging.getLogger(__name__)
 

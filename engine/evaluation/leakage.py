@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from engine.config import CompareSettings
 from engine.curation.perceptual import nearest, perceptual_hash
 from engine.data.dataset import Dataset
 from engine.data.pixels import Frame, batches_of
 from engine.errors import DatasetError
 from engine.ldm.diffusion import LatentDiffusion, draw_noise
+from engine.sections import CompareSettings
 
 log = logging.getLogger(__name__)
 _SHOWN = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.config import ScaleUpSettings
+from engine.sections import ScaleUpSettings
 
 
 @dataclass(frozen=True)

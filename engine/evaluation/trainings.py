@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from engine.config import Settings, as_dict, digest
+from engine.config import as_dict, digest
 from engine.data.dataset import Dataset
 from engine.data.files import write_atomically
 from engine.detection.build import build_detector
@@ -27,6 +27,7 @@ from engine.detection.zoo.weights import weights_sha256
 from engine.errors import RunFailed
 from engine.evaluation.arms import ArmPlan
 from engine.ldm.device import choose_device
+from engine.sections import Settings
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import Settings
 from engine.data.dataset import Dataset
 from engine.detection.samples import Source
 from engine.errors import ConfigError
@@ -21,6 +20,7 @@ from engine.evaluation.arms import BASELINE, ArmPlan
 from engine.evaluation.candidates import Candidate
 from engine.evaluation.coco_map import evaluate
 from engine.evaluation.trainings import plan_jobs, read_job, run_jobs
+from engine.sections import Settings
 
 ROUNDS = ((0,), (1, 2), (3, 4))  # seeds of each
 KEPT = (1 / 3, 2)  # after the first round a third, after the second two

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import ScaleUpSettings
 from engine.data.sources import read_sources
 from engine.errors import ConfigError
 from engine.generation.calibration import calibrate
@@ -13,6 +12,7 @@ from engine.generation.disk import ImageSize, estimate, free_bytes, readable_byt
 from engine.generation.plan import make_plan
 from engine.generation.preview import LEAST_DRAWN
 from engine.generation.source import DrawerSource
+from engine.sections import ScaleUpSettings
 
 GB = 10**9
 

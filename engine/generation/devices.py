@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from engine.config import Settings
 from engine.errors import ConfigError
+from engine.sections import Settings
 
 _MOST_ON_CPU = 4
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from engine.adapter.adapter import Adapter, load_adapter, read_card
 from engine.adapter.thresholds import check_quality, label_thresholds
-from engine.config import Settings
 from engine.data.dataset import Dataset, read_dataset
 from engine.data.pixels import read_pixels, to_model, to_uint8
 from engine.data.sources import TRAIN, read_sources
@@ -25,6 +24,7 @@ from engine.ldm.encoder import Encoder
 from engine.ldm.jobs import Finished, How, Job, SampleRequest, check_last_step, stack_rows
 from engine.ldm.sampling import last_timestep
 from engine.ldm.stream import Stream
+from engine.sections import Settings
 
 if TYPE_CHECKING:
     from engine.generation.plan import PlannedItem

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.config import GenerationSettings, Settings, as_dict, digest
+from engine.config import as_dict, digest
 from engine.data.sizes import working_size
 from engine.errors import ConfigError, DatasetError
 from engine.generation.durable import to_json
@@ -24,6 +24,7 @@ from engine.generation.wishes import (
     source_weights,
     weights_as_words,
 )
+from engine.sections import GenerationSettings, Settings
 
 if TYPE_CHECKING:
     from engine.data.dataset import Dataset, ImageRecord

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from engine.config import Settings
 from engine.data.dataset import Dataset
 from engine.data.sources import read_sources
 from engine.errors import DatasetError, RunConflict
@@ -21,6 +20,7 @@ from engine.generation.items_file import ITEMS, check_rows, is_items, read_items
 from engine.generation.plan import TABLES, Plan, make_plan
 from engine.generation.store import Store, is_remote, open_store
 from engine.generation.wishes import number_of_images
+from engine.sections import Settings
 
 log = logging.getLogger(__name__)
 VERSION = 2

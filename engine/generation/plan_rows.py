@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-from engine.config import GenerationSettings
+from engine.sections import GenerationSettings
 
 MODES = ("img2img", "text_to_image")
 # Little-endian whatever the machine: the bytes of the table are part of the plan's digest.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.config import GenerationSettings
+from engine.sections import GenerationSettings
 
 if TYPE_CHECKING:
     from engine.data.dataset import Dataset, ImageRecord

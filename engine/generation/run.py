@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from engine.config import Settings, digest
+from engine.config import digest
 from engine.data.sources import read_sources
 from engine.errors import DatasetError, RunConflict, RunFailed
 from engine.generation.crew import LocalWorker, Worker, drive
@@ -26,6 +26,7 @@ from engine.generation.source import DEFAULT_LOADER, DrawerSource
 from engine.generation.store import is_remote, open_store
 from engine.generation.verify import verify
 from engine.generation.worker_process import WorkerProcess
+from engine.sections import Settings
 
 __all__ = [
     "DrawerSource",

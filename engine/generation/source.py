@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config import Settings, as_dict, settings_from
+from engine.config import as_dict, settings_from
+from engine.sections import Settings
 
 if TYPE_CHECKING:
     from engine.generation.draw import Drawer

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.config import SIZES, GenerationSettings, named_weight
+from engine.config import named_weight
 from engine.curation.requests import LESS, MORE, read_requests, wishes_by_source
 from engine.errors import ConfigError, DatasetError
+from engine.sections import SIZES, GenerationSettings
 
 if TYPE_CHECKING:
     from engine.data.dataset import Dataset, ImageRecord

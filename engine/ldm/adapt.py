@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from engine.config import Settings, as_dict
+from engine.config import as_dict
 from engine.data.dataset import Dataset, splits_of
 from engine.data.images import load_image
 from engine.data.pixels import Frame, read_pixels, resize, to_model
@@ -26,6 +26,7 @@ from engine.ldm.denoising import Batch, DenoisingSettings, DenoisingTrainer
 from engine.ldm.diffusion import LatentDiffusion, load_ldm
 from engine.ldm.families.conditioning import Conditioning
 from engine.ldm.folder import ADAPTATION, INDEX, find_ldm, hash_weights, read_index
+from engine.sections import Settings
 
 _SMALL = 100_000_000  # parameters: below, the whole denoiser is tuned; above, LoRA
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]  # the projections of diffusers' attention, in every family

@@ -34,7 +34,7 @@ from engine.ldm.taps import measure_taps
 FIRST_SEED = 10_000_000
 
 
-# Chosen on this model (the sizes of `detr` for a CPU's sake); engine/config.py's defaults are for large models.
+# Chosen on this model (the sizes of `detr` for a CPU's sake); engine/sections.py's defaults are for large models.
 RECOMMENDED = {
     "ldm": {"resolution": 64},
     "adapt_ldm": {"steps": 1000, "batch_size": 12, "learning_rate": 2e-4, "decoder_steps": 1000},

@@ -19,7 +19,7 @@ from engine.report.unit_plot import Curve, unit_plot
 
 if TYPE_CHECKING:
     from engine.adapter.agreement import RatioSheet
-    from engine.config import Settings
+    from engine.sections import Settings
 
 DASH = "–"
 MOST_CLASSES = 12  # curves that are drawn; quality.json holds all

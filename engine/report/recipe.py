@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from engine.config import Settings, as_dict
+from engine.config import as_dict
+from engine.sections import Settings
 
 _SECTIONS = ("compare", "detector", "detr")  # what `de compare` reads, beside the device
 _EARLIER = ("adapt_ldm", "adapter", "generation", "review", "demo", "scale_up")  # sections of other steps

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from review_world import folders  # noqa: F401
 
-from engine.config import Settings
 from engine.data.world import render_scene
 from engine.errors import ConfigError
+from engine.sections import Settings
 from tasks.app import launch_app
 from tasks.fiftyone_dataset import dataset_name
 from tasks.mongod import free_port, running_port

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 from review_world import CATEGORIES, Folders, _numbered, folders, provenance  # noqa: F401
 
-from engine.config import ReviewSettings, Settings
 from engine.curation.queues import share_out
 from engine.curation.training_labels import training_labels
 from engine.data.dataset import ImageRecord, read_dataset, write_dataset
 from engine.data.world import render_scene
+from engine.sections import ReviewSettings, Settings
 from tasks.mongod import free_port
 from tasks.review import review
 

@@ -8,11 +8,11 @@ import pytest
 from fiftyone_home import fiftyone, home  # noqa: F401
 from review_world import folders  # noqa: F401
 
-from engine.config import Settings
 from engine.curation.training_labels import training_labels
 from engine.data.dataset import read_dataset
 from engine.data.world import render_scene
 from engine.errors import DatasetError
+from engine.sections import Settings
 from tasks.app import ensure_loaded
 from tasks.collect import collect
 from tasks.review import review

@@ -10,12 +10,12 @@ import yaml
 from fiftyone_home import fiftyone, home  # noqa: F401
 from review_world import folders  # noqa: F401
 
-from engine.config import GenerationSettings, ReviewSettings, Settings
 from engine.curation.requests import read_requests
 from engine.data.dataset import read_dataset
 from engine.data.world import render_scene
 from engine.errors import ConfigError
 from engine.generation.plan import make_plan
+from engine.sections import GenerationSettings, ReviewSettings, Settings
 from tasks.app_decisions import reject
 from tasks.app_plugins import PLUGIN, plugin_environment
 from tasks.app_queues import REVIEWER, arrange, opened

@@ -15,12 +15,12 @@ import pytest
 from fiftyone_home import fiftyone, home  # noqa: F401
 from review_world import folders  # noqa: F401
 
-from engine.config import ReviewSettings, Settings
 from engine.curation.decisions import load_decisions, read_decisions
 from engine.curation.reviewer import recall_verdicts
 from engine.data.dataset import read_dataset, write_dataset
 from engine.data.world import render_scene
 from engine.errors import DatasetError
+from engine.sections import ReviewSettings, Settings
 from tasks import fiftyone_connection, mongod
 from tasks.app import ensure_loaded
 from tasks.collect import collect

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from review_world import folders  # noqa: F401
 
-from engine.config import ReviewSettings, Settings
 from engine.data.world import render_scene
 from engine.errors import RunFailed
+from engine.sections import ReviewSettings, Settings
 from tasks import mongod
 from tasks.collect import collect
 from tasks.review import review
@@ -77,7 +77,7 @@ def test_without_mongod_review_can_be_told_to_go_on(generated, no_mongod, caplog
 
 def test_review_without_fiftyone_does_not_import_it(generated):
     code = (
-        "import sys; from pathlib import Path; from engine.config import Settings; from tasks.review import review;"
+        "import sys; from pathlib import Path; from engine.sections import Settings; from tasks.review import review;"
         "summary = review(Path(sys.argv[1]), Path(sys.argv[2]), Settings(), fiftyone='off');"
         "assert summary.dataset is None and 'fiftyone' not in sys.modules"
     )

@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from engine.config import Settings, as_dict, load_settings
+from engine.config import as_dict, load_settings
 from engine.errors import ConfigError
+from engine.sections import Settings
 from tasks.webhook import notify, webhook_url
 
 SECRET = "t0ken"

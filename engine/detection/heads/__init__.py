@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from engine.config import DETECTRON2, DetrSettings
+from engine.sections import DETECTRON2, DetrSettings
 
 # What stands between backbone and head: "pyramid", a feature pyramid network; "projection", one convolution a level.
 NECKS = {"dino": "projection", "rtdetr": "projection"}

@@ -14,11 +14,11 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from engine.config import DETECTRON2
 from engine.detection.heads import HeadSettings
 from engine.detection.ignore import in_ignore_region
 from engine.detection.targets import MAX_BOXES, SCORE_FLOOR, Detections, Target
 from engine.errors import ModelError
+from engine.sections import DETECTRON2
 
 try:
     import detectron2

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engine.config import DetectorSettings
 from engine.detection.heads import detectron2 as shared
 from engine.detection.targets import MAX_BOXES, SCORE_FLOOR, Detections, Target
 from engine.detection.zoo.options import options_of
 from engine.detection.zoo.weights import load_backbone
+from engine.sections import DetectorSettings
 
 
 class Detectron2Detector(shared.Detectron2Head):

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import yaml
 
-from engine.config import DetectorSettings
 from engine.errors import ConfigError
+from engine.sections import DetectorSettings
 
 
 def options_of(settings: DetectorSettings, known: Iterable[str]) -> dict:

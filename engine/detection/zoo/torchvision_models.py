@@ -14,12 +14,12 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from engine.config import DetectorSettings
 from engine.detection.heads.dense import Fcos, Retina
 from engine.detection.heads.two_stage import Predictor, ProposalHead, Proposals, Regions
 from engine.detection.targets import MAX_BOXES, SCORE_FLOOR, Detections, Target
 from engine.detection.zoo.options import options_of
 from engine.detection.zoo.weights import load_backbone
+from engine.sections import DetectorSettings
 
 DENSE = {"retinanet_resnet50_fpn": Retina, "fcos_resnet50_fpn": Fcos}
 TWO_STAGE = ("fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn")

@@ -27,7 +27,6 @@ from transformers import (
 )
 from transformers.backbone_utils import BackboneMixin
 
-from engine.config import DetectorSettings
 from engine.detection.queries import best_of_queries
 from engine.detection.targets import Detections, Target
 from engine.detection.zoo.losses import honouring_ignore
@@ -35,6 +34,7 @@ from engine.detection.zoo.options import options_of
 from engine.detection.zoo.transformers_sizes import FULL, TINY
 from engine.detection.zoo.weights import from_pretrained
 from engine.errors import ConfigError
+from engine.sections import DetectorSettings
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of pixels in 0 to 1
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

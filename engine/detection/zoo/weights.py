@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from engine.config import DetectorSettings
 from engine.data.files import file_sha256
 from engine.errors import ConfigError, ModelError
+from engine.sections import DetectorSettings
 
 log = logging.getLogger(__name__)
 

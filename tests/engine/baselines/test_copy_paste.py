@@ -9,9 +9,9 @@ from PIL import Image
 
 from engine.baselines.copy_paste import CutOut, copy_paste, cut_objects, paste_onto
 from engine.baselines.request import BaselineRequest
-from engine.config import Settings
 from engine.data.dataset import read_dataset, write_dataset
 from engine.errors import DatasetError
+from engine.sections import Settings
 
 
 def test_objects_are_cut_along_their_masks_and_by_their_boxes_without(world_folder):

@@ -11,12 +11,12 @@ from PIL import Image
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from engine.config import ReviewSettings, Settings
 from engine.curation.gates import judge
 from engine.curation.image_text import load_image_text
 from engine.data.dataset import Annotation, Category, ImageRecord, read_dataset, write_dataset
 from engine.errors import ModelError
 from engine.ldm.embedded import build_tokenizer
+from engine.sections import ReviewSettings, Settings
 from tasks.review import review
 
 COLOURS = {"boat": (220, 30, 30), "fish": (30, 60, 220)}

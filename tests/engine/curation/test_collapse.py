@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from engine.config import ReviewSettings
 from engine.curation.collapse import FEWEST, bits_apart, measure_spread
 from engine.curation.gates import judge
 from engine.curation.perceptual import perceptual_hash
@@ -15,6 +14,7 @@ from engine.data.world import render_scene
 from engine.evaluation.leakage import embed
 from engine.ldm import embedded_folder
 from engine.ldm.diffusion import load_ldm
+from engine.sections import ReviewSettings
 
 REAL, IMAGES = 20, 24
 LOOSE = ReviewSettings(duplicate_distance=0, borderline_bits=0)  # what repeats is another gate's business

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 from PIL import ImageChops, ImageOps
 
-from engine.config import ReviewSettings
 from engine.curation.gates import judge as judge_all
 from engine.curation.perceptual import perceptual_hash
 from engine.data.dataset import Annotation, read_dataset, write_dataset
@@ -17,6 +16,7 @@ from engine.errors import DatasetError
 from engine.evaluation.leakage import embed
 from engine.ldm import embedded_folder
 from engine.ldm.diffusion import load_ldm
+from engine.sections import ReviewSettings
 
 
 def _scene(seed: int):

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from engine.config import ReviewSettings
 from engine.curation.gates import judge
 from engine.curation.gates_file import load_gates, write_gates
 from engine.data.world import render_scene
 from engine.errors import DatasetError
+from engine.sections import ReviewSettings
 
 SETTINGS = ReviewSettings(min_mean_score=0.5)
 

@@ -7,11 +7,11 @@ import math
 
 import pytest
 
-from engine.config import ReviewSettings
 from engine.curation.gates import judge
 from engine.curation.label_gates import label_agreement
 from engine.data.dataset import Annotation
 from engine.data.world import render_scene
+from engine.sections import ReviewSettings
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from by_heart import learn_by_heart
 from torch import nn
 
-from engine.config import DETECTORS, DetectorSettings, load_settings
+from engine.config import load_settings
 from engine.data.dataset import read_dataset
 from engine.detection.build import BuiltDetector, build_detector
 from engine.detection.samples import BatchSource, Source
@@ -15,6 +15,7 @@ from engine.detection.schedule import OptimisationSettings
 from engine.detection.targets import Target
 from engine.detection.training import fit
 from engine.errors import ConfigError
+from engine.sections import DETECTORS, DetectorSettings
 
 TRANSFORMERS = ("rtdetr_v2", "d_fine", "deformable_detr", "lw_detr", "rf_detr")
 TORCHVISION = tuple(name for name in DETECTORS if name.endswith("_fpn"))

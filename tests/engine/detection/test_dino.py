@@ -4,13 +4,13 @@ import pytest
 import torch
 from by_heart import learn_by_heart
 
-from engine.config import DetrSettings
 from engine.detection.detector import ConvBackbone, Detector, Reader
 from engine.detection.heads import HeadSettings, build_head
 from engine.detection.heads.dino.denoising import denoising_queries
 from engine.detection.heads.dino.matching import Truths, match
 from engine.detection.targets import Target
 from engine.errors import ConfigError
+from engine.sections import DetrSettings
 
 SIZE, WIDTH, CLASSES, STRIDES = 64, 32, 3, (8, 16, 32)
 SMALL = DetrSettings(

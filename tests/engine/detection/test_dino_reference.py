@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.config import DetrSettings
 from engine.detection.detector import Reader
 from engine.detection.heads import HeadSettings
 from engine.detection.heads.dino.reference import from_reference
 from engine.detection.targets import Target
 from engine.errors import ModelError
+from engine.sections import DetrSettings
 
 GOLDEN = json.loads(Path(__file__).with_name("dino_reference.json").read_text(encoding="utf-8"))
 

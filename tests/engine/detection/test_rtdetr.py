@@ -3,11 +3,11 @@ import torch
 from by_heart import learn_by_heart
 from safetensors.torch import load, save
 
-from engine.config import DetrSettings
 from engine.detection.detector import ConvBackbone, Detector, Reader
 from engine.detection.heads import HeadSettings
 from engine.detection.targets import MAX_BOXES, SCORE_FLOOR, Target
 from engine.errors import ConfigError, ModelError
+from engine.sections import DetrSettings
 
 SIZE = 64
 DETR = DetrSettings(

@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
-from engine.config import DetectorSettings, load_settings
+from engine.config import load_settings
 from engine.detection.build import build_detector
 from engine.detection.zoo.weights import weights_sha256
 from engine.errors import ModelError
+from engine.sections import DetectorSettings
 
 
 def settings_of(name: str, **changes) -> DetectorSettings:

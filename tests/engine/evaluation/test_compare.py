@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from engine.config import CONTROLS, load_settings
+from engine.config import load_settings
 from engine.curation.decisions import Decisions, write_decisions
 from engine.data.dataset import read_dataset, write_dataset
 from engine.errors import ConfigError, DatasetError
@@ -17,6 +17,7 @@ from engine.evaluation.controls import (
     with_source_labels,
     without_ignore,
 )
+from engine.sections import CONTROLS
 
 FAST = ["detector.steps=2", "detector.batch_size=4", "detector.width=32", "detector.convs=1", "detector.resolution=64"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.config import ScaleUpSettings
 from engine.evaluation.promotion import rule
+from engine.sections import ScaleUpSettings
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from stub_drawer import CATEGORY_IDS, LOADER
 
-from engine.config import GenerationSettings, LdmSettings, Settings
 from engine.data.dataset import write_dataset
 from engine.data.records import Annotation, Category, ImageRecord
 from engine.generation.run import generate
+from engine.sections import GenerationSettings, LdmSettings, Settings
 
 
 def write_source(folder: Path, captions=("", "", "", "", "")) -> Path:

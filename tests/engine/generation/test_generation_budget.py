@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from engine.config import ScaleUpSettings
 from engine.errors import ConfigError
 from engine.generation.budget import GB, Measured, allowed_images, check_disk_left
 from engine.generation.disk import ImageSize, free_bytes
+from engine.sections import ScaleUpSettings
 
 SMALL = Measured(2.0, ImageSize(jpeg_bytes=3000.0, boxes=1.0))
 

@@ -11,7 +11,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from stub_drawer import LOADER
 
-from engine.config import Settings
 from engine.data.dataset import read_dataset
 from engine.errors import RunFailed
 from engine.generation.merge import merge
@@ -19,6 +18,7 @@ from engine.generation.plan_file import load_plan
 from engine.generation.records import count
 from engine.generation.run import generate, resume, verify
 from engine.generation.shard_state import Shard, read_shard
+from engine.sections import Settings
 from tasks.review import review
 
 OF_THE_ITEM = (

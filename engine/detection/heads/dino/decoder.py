@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine.config import DetrSettings
 from engine.detection.heads.dino.attention import DeformableAttention, FeedForward, Mlp, Shapes
 from engine.detection.heads.dino.positions import box_sines, to_logits
+from engine.sections import DetrSettings
 
 
 class DecoderLayer(nn.Module):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engine.config import DetrSettings
 from engine.detection.heads.dino.matching import Matches, Truths
 from engine.detection.heads.dino.positions import to_logits
+from engine.sections import DetrSettings
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from engine.config import DetrSettings
 from engine.detection.heads.dino.attention import DeformableAttention, FeedForward, Shapes
 from engine.detection.heads.dino.positions import cell_centres, cell_sines
+from engine.sections import DetrSettings
 
 
 class EncoderLayer(nn.Module):
