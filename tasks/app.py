@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,18 +25,18 @@ from engine.curation.edits import read_edits
 from engine.curation.gates_file import load_gates
 from engine.curation.reviewer import recall_verdicts
 from engine.data.dataset import read_dataset
-from engine.errors import ConfigError, RunFailed
+from engine.errors import RunFailed
 from tasks import fiftyone_dataset
 from tasks.app_plugins import plugin_environment
 from tasks.app_queues import REVIEWER, arrange, dataset_to_itself, opened
 from tasks.fiftyone_connection import connected_fiftyone, fiftyone_environment
 from tasks.fiftyone_views import queue_view
 from tasks.home import home_folder
+from tasks.ports import HOST, check_free
 from tasks.review import read_splits
 
 log = logging.getLogger(__name__)
 
-ADDRESS = "127.0.0.1"
 PORT = 5151
 _START_SECONDS = 300.0  # a busy machine takes minutes to import FiftyOne; a dead server is noticed at once
 _STOP_SECONDS = 10.0
@@ -91,7 +90,7 @@ def running_app(
     Raises:
         as launch_app.
     """
-    _refuse_taken(port)
+    check_free(port, "--port")
     with connected_fiftyone() as fiftyone:
         name = ensure_loaded(fiftyone, Path(generated), real)
         arrange(fiftyone, name, reviewer, reviewers)
@@ -101,7 +100,7 @@ def running_app(
             process = _start(port, app_environment(fiftyone, reviewer), locks)
             try:
                 _wait_until_up(process, port)
-                yield f"http://{ADDRESS}:{port}/datasets/{dataset.slug}?view={view}", process
+                yield f"http://{HOST}:{port}/datasets/{dataset.slug}?view={view}", process
             finally:
                 _stop(process)
 
@@ -165,7 +164,7 @@ def _wait_until_up(process: subprocess.Popen, port: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://{ADDRESS}:{port}/", timeout=5):
+            with urllib.request.urlopen(f"http://{HOST}:{port}/", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
@@ -182,15 +181,6 @@ def _stop(process: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _refuse_taken(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((ADDRESS, port))
-        except (OSError, OverflowError) as error:
-            raise ConfigError(f"Port {port} on {ADDRESS} cannot be used ({error}). Give another one: --port.") from None
 
 
 def _log_file(port: int) -> Path:

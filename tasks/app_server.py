@@ -12,8 +12,7 @@ import sys
 from tasks.app_guard import Guard
 from tasks.app_queues import REVIEWER
 from tasks.fiftyone_dataset import QUEUE
-
-ADDRESS = "127.0.0.1"
+from tasks.ports import HOST
 
 
 def main(port: int) -> None:
@@ -21,7 +20,7 @@ def main(port: int) -> None:
     from fiftyone.server import main as server  # connects to the database
 
     server.app = Guard(server.app, os.environ.get(REVIEWER) or None, _queue_of)
-    server.start_server(port=port, address=ADDRESS)
+    server.start_server(port=port, address=HOST)
 
 
 async def _queue_of(dataset: str, sample: str) -> str | None:

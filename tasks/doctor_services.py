@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from engine.generation.disk import nearest_folder
 from tasks.doctor_check import OK, PROBLEM, WARNING, Check
 from tasks.home import home_folder
 from tasks.mongod import find_mongod, running_port, server_answers
-from tasks.ports import HOST
+from tasks.ports import HOST, is_free
 from tasks.programs import call
 
 PORTS = {  # port -> (what of ours listens there, words of its command line, what to do where another program does)
@@ -59,13 +58,8 @@ def port_checks(folder: Path) -> list[Check]:
 
 def find_listener(port: int) -> Listener | None:
     """Who listens on a port of 127.0.0.1; None where it can be had."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-            return None
-        except OSError:
-            pass
+    if is_free(port):
+        return None
     try:
         pids = [
             entry.pid
