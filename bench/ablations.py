@@ -21,7 +21,7 @@ from pathlib import Path
 from world_adapters import Score, Training, run_all
 
 from engine.config import load_settings
-from engine.data.world import write_world
+from engine.data.world_folder import write_world
 from engine.ldm.diffusion import find_ldm
 
 VALUES: dict[str, tuple] = {

@@ -19,7 +19,7 @@ from pathlib import Path
 from world_adapters import HEAD_OVERRIDES, Score, Training, run_all
 
 from engine.config import load_settings
-from engine.data.world import write_world
+from engine.data.world_folder import write_world
 from engine.ldm.card import GATE, write_card
 from engine.ldm.diffusion import find_ldm
 

@@ -84,7 +84,7 @@ def prepare(root: Path, args: argparse.Namespace) -> None:
     """Scenes of the embedded world, and an adapter for the model that ships."""
     from engine.adapter.train import train_adapter
     from engine.config import load_settings
-    from engine.data.world import write_world
+    from engine.data.world_folder import write_world
     from engine.ldm.diffusion import find_ldm
 
     if not (root / "data").exists():

@@ -31,7 +31,7 @@ from engine.config import load_settings
 from engine.data.dataset import Dataset, ImageRecord, read_dataset
 from engine.data.failure_cases import write_failure_cases
 from engine.data.pixels import Frame, read_pixels, to_model
-from engine.data.world import write_world
+from engine.data.world_folder import write_world
 from engine.detection.prediction import predict
 from engine.detection.targets import Detections
 from engine.errors import ConfigError

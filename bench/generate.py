@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine.adapter.adapter import Adapter, build_reader, load_adapter
 from engine.config import load_settings
 from engine.data.dataset import Dataset, read_dataset
-from engine.data.world import write_world
+from engine.data.world_folder import write_world
 from engine.generation.draw import AdapterDrawer, Drawn
 from engine.generation.drawing import ImageWriter
 from engine.generation.plan import PlannedItem, make_plan

@@ -281,6 +281,7 @@ class DemoSettings:
     """Sizes of `de demo` on the embedded world."""
 
     train_images: int = _limit(150, 8)
+    unlabelled_images: int = _limit(0, 0, help="without labels, to draw from")
     val_images: int = _limit(100, 8)
     test_images: int = _limit(300, 8)
     generated_images: int = _limit(300, 8)

@@ -151,6 +151,9 @@ def world(
     train: Annotated[int | None, typer.Option(min=1, help="Images to train on; else demo.train_images.")] = None,
     val: Annotated[int | None, typer.Option(min=1, help="Images to validate on; else demo.val_images.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Images to test on; else demo.test_images.")] = None,
+    unlabelled: Annotated[
+        int | None, typer.Option(min=0, help="Images without labels to draw from; else demo.unlabelled_images.")
+    ] = None,
     domain: Annotated[str, typer.Option("--domain", help="How it looks: paint or sketch, the same scenes.")] = "paint",
     seed: Seed = 0,
     params: Params = None,
@@ -160,13 +163,15 @@ def world(
 
     Example: de world --out data/world --train 150
     """
-    from engine.data.world import write_world
     from engine.data.world_domains import LOOKS
+    from engine.data.world_folder import write_world
     from engine.errors import ConfigError
     from tasks.settings import EMBEDDED, open_settings
 
     if domain not in LOOKS:
         raise ConfigError(f"--domain {domain}: write one of {', '.join(LOOKS)}.")
     sizes = open_settings(params, overrides or [], EMBEDDED)[1].demo
-    write_world(out, train or sizes.train_images, val or sizes.val_images, test or sizes.test_images, seed, domain)
+    bare = sizes.unlabelled_images if unlabelled is None else unlabelled
+    counts = (train or sizes.train_images, val or sizes.val_images, test or sizes.test_images)
+    write_world(out, *counts, seed, domain, bare)
     typer.echo(f"The embedded world is in {out}.")

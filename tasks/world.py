@@ -10,6 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from engine.data.files import write_atomically
+from engine.data.sources import UNLABELLED
 from engine.errors import DatasetError, RunConflict
 from engine.sections import DemoSettings
 from tasks.retry import RETRIED
@@ -24,7 +25,7 @@ def make_world(out: Path, sizes: DemoSettings, seed: int) -> str:
     Raises:
         RunConflict: `out` holds a world of another seed or size.
     """
-    from engine.data.world import write_world
+    from engine.data.world_folder import write_world
 
     out, wanted = Path(out), {"seed": seed, **dataclasses.asdict(sizes)}
     found = _read_mark(out)
@@ -34,7 +35,8 @@ def make_world(out: Path, sizes: DemoSettings, seed: int) -> str:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / MARK, (json.dumps(wanted, indent=1) + "\n").encode())
     if not _is_complete(out, sizes):
-        write_world(out, sizes.train_images, sizes.val_images, sizes.test_images, seed)
+        counts = (sizes.train_images, sizes.val_images, sizes.test_images)
+        write_world(out, *counts, seed, unlabelled=sizes.unlabelled_images)
     return str(out)
 
 
@@ -52,6 +54,8 @@ def _is_complete(out: Path, sizes: DemoSettings) -> bool:
     from engine.data.dataset import read_dataset
 
     wanted = {"train": sizes.train_images, "val": sizes.val_images, "test": sizes.test_images}
+    if sizes.unlabelled_images:
+        wanted[UNLABELLED] = sizes.unlabelled_images
     try:
         return all(len(read_dataset(out, split).images) == count for split, count in wanted.items())
     except DatasetError:

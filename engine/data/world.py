@@ -13,15 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
-from engine.data.dataset import Annotation, Category, ImageRecord, write_dataset
 from engine.data.segmentation import encode_mask
-from engine.data.world_domains import LOOKS, PAINT
 
 CLASSES = ("house", "car", "tree", "boat", "fish", "mushroom")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -260,27 +256,3 @@ def render_scene(seed: int) -> Scene:
 
 
 # Scenes of datasets start here; the diffusion model is trained on other seeds (engine/ldm/pretrain.py).
-_DATASET_SEED = 100_000_000
-
-
-def write_world(out: Path, train: int, val: int, test: int, seed: int = 0, domain: str = PAINT) -> None:
-    """Render a labelled dataset folder of the embedded world: disjoint scenes for train, val and test.
-
-    Args:
-        domain: how it looks, a key of `LOOKS`; the scenes of a seed are the same in each.
-    """
-    categories = [Category(i + 1, name) for i, name in enumerate(CLASSES)]
-    ids = {category.name: category.id for category in categories}
-    (out / "images").mkdir(parents=True, exist_ok=True)
-    for part, (split, count) in enumerate({"train": train, "val": val, "test": test}.items()):
-        images, annotations = [], []
-        for i in tqdm(range(count), desc=f"world {split}", mininterval=2):
-            scene = render_scene(_DATASET_SEED + seed * 3_000_000 + part * 1_000_000 + i)
-            name = f"{split}_{i + 1:05d}.png"
-            LOOKS[domain](scene.image, np.random.default_rng([seed, part, i])).save(out / "images" / name)
-            images.append(ImageRecord(i + 1, name, SIZE, SIZE, {"caption": scene.caption}))
-            for item in scene.objects:
-                shape = {"segmentation": {"size": [SIZE, SIZE], "counts": item.mask_counts}}
-                box, area = item.box_xywh, item.visible_area
-                annotations.append(Annotation(len(annotations) + 1, i + 1, ids[item.class_name], box, area, 0, shape))
-        write_dataset(out, split, images, annotations, categories)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.data.world import render_scene, write_world
+from engine.data.world import render_scene
+from engine.data.world_folder import write_world
 from engine.ldm.embedded import assemble, build_autoencoder, build_text_encoder, build_tokenizer, build_unet, patches_of
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import engine.evaluation.compare
 import engine.generation.run
-from engine.data.world import write_world
+from engine.data.world_folder import write_world
 from engine.errors import DatasetError, RunFailed
 from engine.ldm import embedded_folder
 from flows.cli import app

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from engine.data.world import write_world
+from engine.data.world_folder import write_world
 from engine.errors import ConfigError
 from flows.cli import app
 from flows.study_presets import PRESETS, counts

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.config import load_settings
-from engine.data.world import write_world
+from engine.data.world_folder import write_world
 from flows.cli import app
 
 SMALL = [

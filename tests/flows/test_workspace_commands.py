@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from engine.data.world import write_world
+from engine.data.world_folder import write_world
 from flows.cli import app
 
 ROOT = Path(__file__).parents[2]

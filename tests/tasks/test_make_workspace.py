@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from engine.config import load_settings
 from engine.data.dataset import read_dataset, splits_of
-from engine.data.world import write_world
+from engine.data.world_folder import write_world
 from engine.errors import ConfigError, DatasetError, ModelError, RunFailed
 from engine.ldm import embedded_folder
 from flows.cli import app

@@ -8,8 +8,8 @@ from engine.data.across_domains import write_across_domains
 from engine.data.dataset import Category, read_dataset, write_dataset
 from engine.data.sources import read_sources
 from engine.data.validate import validate_dataset
-from engine.data.world import write_world
 from engine.data.world_domains import SKETCH
+from engine.data.world_folder import write_world
 from engine.errors import DatasetError
 
 

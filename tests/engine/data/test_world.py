@@ -2,7 +2,9 @@ import numpy as np
 
 from engine.data.dataset import read_dataset
 from engine.data.segmentation import decode_masks
-from engine.data.world import CLASSES, SIZE, render_scene, write_world
+from engine.data.sources import read_sources
+from engine.data.world import CLASSES, SIZE, render_scene
+from engine.data.world_folder import write_world
 from engine.ldm.pretrain import FIRST_SEED, PretrainSettings
 
 
@@ -77,3 +79,15 @@ def _seed_of(record) -> int:
     from engine.data import world
 
     return world._DATASET_SEED + record.id - 1
+
+
+def test_a_written_world_may_have_pictures_without_labels_and_they_change_nothing_else(tmp_path):
+    write_world(tmp_path / "plain", 3, 2, 2, seed=1)
+    write_world(tmp_path / "more", 3, 2, 2, seed=1, unlabelled=4)
+    for split in ("train", "val", "test"):
+        assert read_dataset(tmp_path / "plain", split).digest() == read_dataset(tmp_path / "more", split).digest()
+    bare = read_dataset(tmp_path / "more", "unlabelled")
+    assert len(bare.images) == 4 and not bare.annotations and not any(image.extra for image in bare.images)
+    sources = read_sources(tmp_path / "more", unlabelled=True)
+    assert len({np.asarray(sources.load(image)).tobytes() for image in sources.images}) == 7
+    assert not (tmp_path / "plain" / "unlabelled.json").exists()
