@@ -4,8 +4,8 @@ from engine.data.dataset import read_dataset
 from engine.data.segmentation import decode_masks
 from engine.data.sources import read_sources
 from engine.data.world import CLASSES, SIZE, render_scene
-from engine.data.world_folder import write_world
-from engine.ldm.pretrain import FIRST_SEED, PretrainSettings
+from engine.data.world_folder import FIRST_SEED, write_world
+from engine.ldm import pretrain
 
 
 def test_a_seed_is_a_scene():
@@ -52,9 +52,7 @@ def test_the_masks_of_a_written_world_fill_their_boxes_and_do_not_overlap(tmp_pa
 
 
 def test_scenes_of_datasets_are_not_those_of_the_diffusion_model():
-    from engine.data import world
-
-    assert FIRST_SEED + PretrainSettings().scenes + 1000 < world._DATASET_SEED
+    assert pretrain.FIRST_SEED + pretrain.PretrainSettings().scenes + 1000 < FIRST_SEED
 
 
 def test_a_sketch_shows_the_same_objects_in_other_looks(tmp_path):
@@ -76,9 +74,7 @@ def test_a_sketch_shows_the_same_objects_in_other_looks(tmp_path):
 
 
 def _seed_of(record) -> int:
-    from engine.data import world
-
-    return world._DATASET_SEED + record.id - 1
+    return FIRST_SEED + record.id - 1
 
 
 def test_a_written_world_may_have_pictures_without_labels_and_they_change_nothing_else(tmp_path):
