@@ -13,7 +13,7 @@ from engine.data.world import CLASSES, SIZE, Scene, render_scene
 from engine.data.world_domains import LOOKS, PAINT
 
 CATEGORIES = [Category(number, name) for number, name in enumerate(CLASSES, start=1)]
-FIRST_SEED = 100_000_000
+FIRST_SCENE = 100_000_000
 
 
 def write_world(
@@ -30,7 +30,7 @@ def write_world(
         bare = unlabelled if split == "train" else 0
         images, annotations = [], []
         for i in tqdm(range(count + bare), desc=f"world {split}", mininterval=2):
-            scene = render_scene(FIRST_SEED + seed * 3_000_000 + part * 1_000_000 + i)
+            scene = render_scene(FIRST_SCENE + seed * 3_000_000 + part * 1_000_000 + i)
             name = f"{split}_{i + 1:05d}.png"
             LOOKS[domain](scene.image, np.random.default_rng([seed, part, i])).save(out / "images" / name)
             images.append(ImageRecord(i + 1, name, SIZE, SIZE, {"caption": scene.caption} if i < count else {}))

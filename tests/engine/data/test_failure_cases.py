@@ -5,7 +5,7 @@ from scipy import ndimage
 from engine.data.dataset import read_dataset
 from engine.data.failure_cases import CASES, FIRST_SEED, LAST_SEED, render_case, write_failure_cases
 from engine.data.world import CLASSES, OVERSAMPLE, SIZE, box_of
-from engine.data.world_folder import FIRST_SEED
+from engine.data.world_folder import FIRST_SCENE
 from engine.ldm import pretrain
 
 SOME = 6
@@ -87,7 +87,7 @@ def test_an_index_is_a_scene(drawn):
 def test_no_other_split_has_these_seeds():
     for settings in (pretrain.PretrainSettings(), pretrain.CONTINUED):
         assert settings.first_seed + settings.scenes + 1000 < FIRST_SEED
-    assert LAST_SEED <= FIRST_SEED
+    assert LAST_SEED <= FIRST_SCENE
 
 
 def test_every_case_is_written_as_a_dataset(tmp_path, drawn):

@@ -4,7 +4,7 @@ from engine.data.dataset import read_dataset
 from engine.data.segmentation import decode_masks
 from engine.data.sources import read_sources
 from engine.data.world import CLASSES, SIZE, render_scene
-from engine.data.world_folder import FIRST_SEED, write_world
+from engine.data.world_folder import FIRST_SCENE, write_world
 from engine.ldm import pretrain
 
 
@@ -52,7 +52,7 @@ def test_the_masks_of_a_written_world_fill_their_boxes_and_do_not_overlap(tmp_pa
 
 
 def test_scenes_of_datasets_are_not_those_of_the_diffusion_model():
-    assert pretrain.FIRST_SEED + pretrain.PretrainSettings().scenes + 1000 < FIRST_SEED
+    assert pretrain.FIRST_SEED + pretrain.PretrainSettings().scenes + 1000 < FIRST_SCENE
 
 
 def test_a_sketch_shows_the_same_objects_in_other_looks(tmp_path):
@@ -74,7 +74,7 @@ def test_a_sketch_shows_the_same_objects_in_other_looks(tmp_path):
 
 
 def _seed_of(record) -> int:
-    return FIRST_SEED + record.id - 1
+    return FIRST_SCENE + record.id - 1
 
 
 def test_a_written_world_may_have_pictures_without_labels_and_they_change_nothing_else(tmp_path):
