@@ -281,10 +281,10 @@ class DemoSettings:
     """Sizes of `de demo` on the embedded world."""
 
     train_images: int = _limit(150, 8)
-    unlabelled_images: int = _limit(0, 0, help="without labels, to draw from")
+    unlabelled_images: int = _limit(850, 0, help="without labels, to draw from too")
     val_images: int = _limit(100, 8)
     test_images: int = _limit(300, 8)
-    generated_images: int = _limit(300, 8)
+    generated_images: int = _limit(600, 8)
     adapter_steps: int = _limit(400, 1)
     detector_steps: int = _limit(300, 1)
 

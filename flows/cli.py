@@ -40,6 +40,7 @@ for name, function in {
     "export": data_commands.export,
     "validate": data_commands.validate,
     "subset": data_commands.subset,
+    "add-pictures": data_commands.add_pictures,
     "world": data_commands.world,
     "train-ldm": step_commands.train_ldm,
     "ldm-info": ldm_commands.ldm_info,

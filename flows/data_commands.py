@@ -1,4 +1,4 @@
-"""`de import`, `de export`, `de validate`, `de verify`, `de world`."""
+"""`de import`, `de export`, `de validate`, `de verify`, `de subset`, `de add-pictures`, `de world`."""
 
 from __future__ import annotations
 
@@ -146,14 +146,26 @@ def subset(
     typer.echo(f"{out}: " + ", ".join(f"{split} {count}" for split, count in sizes.items()) + " images.")
 
 
+def add_pictures(
+    pictures: Annotated[Path, typer.Argument(metavar="PICTURES", help="Folder of pictures, with all below it.")],
+    data: Data,
+) -> None:
+    """Add pictures that nobody labelled to a dataset folder, as unlabelled.json: new scenes to draw from.
+
+    With `--set generation.unlabelled=true` generation draws from them too, and the adapter labels what it draws; that
+    is where generated data helps most. Example: de add-pictures ~/unlabelled --data data/bccd
+    """
+    from engine.data.bare_pictures import add_pictures as add
+
+    typer.echo(add(data, pictures).text())
+
+
 def world(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New dataset folder.")],
     train: Annotated[int | None, typer.Option(min=1, help="Images to train on; else demo.train_images.")] = None,
     val: Annotated[int | None, typer.Option(min=1, help="Images to validate on; else demo.val_images.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Images to test on; else demo.test_images.")] = None,
-    unlabelled: Annotated[
-        int | None, typer.Option(min=0, help="Images without labels to draw from; else demo.unlabelled_images.")
-    ] = None,
+    unlabelled: Annotated[int, typer.Option(min=0, help="Images without labels besides, to draw from.")] = 0,
     domain: Annotated[str, typer.Option("--domain", help="How it looks: paint or sketch, the same scenes.")] = "paint",
     seed: Seed = 0,
     params: Params = None,
@@ -171,7 +183,6 @@ def world(
     if domain not in LOOKS:
         raise ConfigError(f"--domain {domain}: write one of {', '.join(LOOKS)}.")
     sizes = open_settings(params, overrides or [], EMBEDDED)[1].demo
-    bare = sizes.unlabelled_images if unlabelled is None else unlabelled
     counts = (train or sizes.train_images, val or sizes.val_images, test or sizes.test_images)
-    write_world(out, *counts, seed, domain, bare)
+    write_world(out, *counts, seed, domain, unlabelled)
     typer.echo(f"The embedded world is in {out}.")

@@ -39,6 +39,9 @@ def init(
         str | None, typer.Option("--revision", metavar="COMMIT", help="Of a model on the hub, its commit.")
     ] = None,
     domain: Annotated[str, typer.Option("--domain", help="What your images are, for the prompts.")] = "photo",
+    unlabelled: Annotated[
+        Path | None, typer.Option("--unlabelled", metavar="DIR", help="Pictures without labels, to draw from too.")
+    ] = None,
     val: Annotated[float | None, Share] = None,
     test: Annotated[float | None, Share] = None,
     seed: Seed = 0,
@@ -50,7 +53,7 @@ def init(
     """
     from tasks.make_workspace import make_workspace
 
-    made = make_workspace(folder, data, format, ldm, revision, domain, val, test, seed)
+    made = make_workspace(folder, data, format, ldm, revision, domain, val, test, seed, unlabelled)
     values = made.values
     typer.echo(printable(made.data))
     typer.echo(

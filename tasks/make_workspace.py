@@ -18,6 +18,8 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from engine.data.bare_pictures import add_pictures
+from engine.data.sources import has_unlabelled
 from engine.errors import ConfigError, RunFailed
 from tasks.programs import call
 from tasks.starting_data import AUTO, bring_in
@@ -55,12 +57,14 @@ def make_workspace(
     val: float | None = None,
     test: float | None = None,
     seed: int = 0,
+    unlabelled: Path | None = None,
 ) -> Workspace:
     """Make a workspace around a dataset, and commit it.
 
     Args:
         folder: new or empty.
         data, format, val, test, seed: see `bring_in`.
+        unlabelled: folder of pictures without labels, to draw from too.
         ldm, revision: the diffusion model, "world", a folder, or a hub id with its commit.
         domain: what the images are, in the prompts' words.
 
@@ -75,7 +79,9 @@ def make_workspace(
     with _appearing(folder) as partial:
         (partial / DATA.parent).mkdir()
         train, said = bring_in(data, partial / DATA, folder / DATA, format, val, test, seed)
-        values = choose_values(train, ldm, revision, domain)
+        if unlabelled is not None:
+            said += "\n" + add_pictures(partial / DATA, unlabelled).text()
+        values = choose_values(train, ldm, revision, domain, has_unlabelled(partial / DATA))
         _write(partial, FILES, values)
         call(["git", "init", "-q"], partial, "make a git repository")
         _put_under_dvc(partial, values)

@@ -30,6 +30,7 @@ class StartingValues:
         small: the model recommends settings of its own, being small (engine.json in its folder).
         resolution, why_resolution: short edge in pixels at which it works, and the reason in words.
         images, edge: training images, and the median of their short edges in pixels.
+        unlabelled: there are pictures without labels to draw from too.
         adapter_steps, adapter_passes: steps, and how often they show each training image.
     """
 
@@ -44,6 +45,7 @@ class StartingValues:
     adapter_steps: int
     adapter_passes: int
     detector_resolution: int
+    unlabelled: bool = False
 
 
 def name_ldm(ldm: str, revision: str | None) -> str:
@@ -63,13 +65,16 @@ def name_ldm(ldm: str, revision: str | None) -> str:
     return str(folder.resolve())
 
 
-def choose_values(train: Dataset, ldm: str, revision: str | None, domain: str) -> StartingValues:
+def choose_values(
+    train: Dataset, ldm: str, revision: str | None, domain: str, unlabelled: bool = False
+) -> StartingValues:
     """Choose the first settings for these training images.
 
     Args:
         train: at least one image.
         ldm: see `name_ldm`.
         domain: what the images are, in the prompts' words.
+        unlabelled: there are pictures without labels to draw from too.
 
     Raises:
         ModelError: no such diffusion model, or one that cannot be read here.
@@ -99,6 +104,7 @@ def choose_values(train: Dataset, ldm: str, revision: str | None, domain: str) -
         adapter_steps=steps,
         adapter_passes=max(1, round(seen / count)),
         detector_resolution=resolution if small else max(STEP, _whole(min(edge, DETECTOR_SIDE))),
+        unlabelled=unlabelled,
     )
 
 

@@ -16,7 +16,7 @@ adapter: {steps: 4, batch_size: 2}
 generation: {steps: 4, shard_size: 4, batch_size: 4, keep_negatives: true}
 detector: {steps: 3, batch_size: 2, width: 32, convs: 1}
 compare: {seeds: 2, bootstrap: 20}
-demo: {train_images: 8, val_images: 8, test_images: 8, generated_images: 8}
+demo: {train_images: 8, unlabelled_images: 4, val_images: 8, test_images: 8, generated_images: 8}
 """
 
 

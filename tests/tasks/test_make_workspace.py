@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from engine.config import load_settings
 from engine.data.dataset import read_dataset, splits_of
+from engine.data.world import render_scene
 from engine.data.world_folder import write_world
 from engine.errors import ConfigError, DatasetError, ModelError, RunFailed
 from engine.ldm import embedded_folder
@@ -223,3 +224,17 @@ def test_a_git_that_fails_leaves_nothing_behind(world, place, monkeypatch):
         with pytest.raises(RunFailed, match="first commit.*5.*full"):
             make_workspace(folder, world)
     assert sorted(path.name for path in place.iterdir()) == ["bin", "empty"] and not list((place / "empty").iterdir())
+
+
+def test_pictures_without_labels_join_and_are_drawn_from(world, place, tmp_path):
+    (tmp_path / "bare").mkdir()
+    for seed in (1, 2):
+        render_scene(seed).image.save(tmp_path / "bare" / f"{seed}.png")
+    made = make_workspace(place / "ws", world, unlabelled=tmp_path / "bare")
+    assert "2 pictures without labels were added" in made.data
+    assert len(read_dataset(made.folder / "data" / "real", "unlabelled").images) == 2
+    settings = load_settings(made.folder / "params.yaml").generation
+    assert settings.unlabelled and settings.prompt == "none"
+    with pytest.raises(DatasetError, match="no folder"):
+        make_workspace(place / "other", world, unlabelled=tmp_path / "none")
+    assert not (place / "other").exists()
