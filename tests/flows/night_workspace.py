@@ -18,7 +18,7 @@ sys.path.append(str(STAND_IN))
 from engine.config import load_settings  # noqa: E402
 from engine.data.dataset import read_dataset, write_dataset  # noqa: E402
 from engine.data.records import Category  # noqa: E402
-from engine.data.world import write_world  # noqa: E402
+from engine.data.world_folder import write_world  # noqa: E402
 from engine.evaluation.results import SCORES  # noqa: E402
 from engine.generation.plan_file import load_plan  # noqa: E402
 from tasks.night_file import Night, Nights  # noqa: E402
