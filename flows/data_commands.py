@@ -153,7 +153,8 @@ def add_pictures(
     """Add pictures that nobody labelled to a dataset folder, as unlabelled.json: new scenes to draw from.
 
     With `--set generation.unlabelled=true` generation draws from them too, and the adapter labels what it draws; that
-    is where generated data helps most. Example: de add-pictures ~/unlabelled --data data/bccd
+    is where generated data helps most. In a workspace, `dvc add data/real` afterwards.
+    Example: de add-pictures ~/unlabelled --data data/bccd
     """
     from engine.data.bare_pictures import add_pictures as add
 
