@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,8 @@ class SampleBank:
     Images of one working size form a bucket, because a batch has one shape.
 
     Args:
+        sizes: working sizes (width, height) to choose from: an image whose own is none of them takes the one nearest
+            to its aspect. None: every image its own.
         weights: of each image's id, how often it is drawn in relation to others; those of weight 0 are not read. None:
             all alike.
 
@@ -51,6 +53,7 @@ class SampleBank:
         text_of: Callable[[ImageRecord], str] | None = None,
         masks: bool = False,
         weights: Mapping[int, float] | None = None,
+        sizes: Collection[tuple[int, int]] | None = None,
     ):
         records = dataset.images if weights is None else _of_weight(dataset, weights)
         masks = masks and any(annotation.extra.get("segmentation") for annotation in dataset.annotations)
@@ -58,6 +61,8 @@ class SampleBank:
         self.buckets: dict[tuple[int, int], list[Sample]] = {}
         for record in records:
             size = frame.size_of(record.width, record.height)
+            if sizes is not None and size not in sizes:
+                size = _nearest(record.width / record.height, sizes)
             image = read_pixels(dataset, record, size)
             scale = (size[0] / record.width, size[1] / record.height)
             annotations = dataset.annotations_of(record.id)
@@ -84,6 +89,10 @@ class SampleBank:
         else:
             places = torch.multinomial(self.weights[size], count, replacement=True, generator=generator)
         return [bucket[i] for i in places.tolist()]
+
+
+def _nearest(aspect: float, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+    return min(sorted(sizes), key=lambda size: abs(math.log(size[0] / size[1] / aspect)))
 
 
 def _of_weight(dataset: Dataset, weights: Mapping[int, float]) -> list[ImageRecord]:

@@ -104,7 +104,11 @@ class BatchSource:
         steps: int | None = None,
     ):
         self.spans = _spans(sources, steps)
-        self.banks = [SampleBank(s.dataset, frame, text_of, masks, s.weights) for s in sources]
+        # One shape a batch: the others take the sizes of the first. A generated image is drawn at a size of the
+        # diffusion model's, which seldom comes out at its source's working size, and would be in no batch otherwise.
+        first = SampleBank(sources[0].dataset, frame, text_of, masks, sources[0].weights)
+        rest = [SampleBank(s.dataset, frame, text_of, masks, s.weights, first.buckets) for s in sources[1:]]
+        self.banks = [first, *rest]
         self.shares = [source.share for source in sources]
         self.batch_size, self.seed, self.augment, self.steps = batch_size, seed, augment, steps
 

@@ -64,6 +64,36 @@ def test_pictures_of_several_shapes_share_no_batch(tmp_path):
     assert shapes == {(64, 64), (64, 128), (64, 96), (128, 64)}
 
 
+def test_generated_images_take_the_working_sizes_of_the_real_ones(tmp_path):
+    """640 x 480 px pictures redrawn at 704 x 512 (512 px, multiples of 64) have another working size at 320 px."""
+    from PIL import Image
+
+    from engine.data.dataset import Annotation, Category, ImageRecord, write_dataset
+
+    datasets = []
+    for name, sizes in (("real", [(640, 480), (480, 640)]), ("drawn", [(704, 512), (512, 704), (704, 512)])):
+        (tmp_path / name / "images").mkdir(parents=True)
+        records = [ImageRecord(10 * len(datasets) + i, f"{i}.png", *size, {}) for i, size in enumerate(sizes, 1)]
+        for record in records:
+            Image.new("RGB", (record.width, record.height)).save(tmp_path / name / "images" / record.file_name)
+        boxes = [Annotation(r.id, r.id, 1, (0.0, 0.0, r.width / 2, r.height), 4.0, 0, {}) for r in records]
+        write_dataset(tmp_path / name, "train", records, boxes, [Category(1, "thing")])
+        datasets.append(read_dataset(tmp_path / name, "train"))
+    real, drawn = datasets
+    frame = Frame(320, 16)
+    assert frame.size_of(704, 512) != frame.size_of(640, 480)
+    batches = BatchSource([Source(real, 0.5), Source(drawn, 0.5)], frame, 4, seed=0, augment="none")
+    ids = []
+    for step in range(40):
+        batch = batches.batch(step)
+        ids += batch.image_ids
+        height, width = batch.pixels.shape[-2:]
+        for target in batch.targets:
+            assert target.boxes_xyxy[0].tolist() == pytest.approx([0, 0, width / 2, height])
+    assert sum(number > 10 for number in ids) == len(ids) / 2
+    assert {11, 12, 13} <= set(ids), "every drawn image is used"
+
+
 def test_masks_follow_their_boxes_under_augmentation(world_folder):
     """Masks that fill their boxes still do, wherever flips and crops put them."""
     train = read_dataset(world_folder, "train")
