@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import as_dict, digest
+from engine.curation.training_labels import accepted_images
 from engine.data.across_domains import write_across_domains
 from engine.data.dataset import read_dataset
 from engine.data.sources import TRAIN, UNLABELLED, has_unlabelled
@@ -167,6 +168,6 @@ def _neighbour(name: str, request, data: Path, generated: Path, model: str, out:
         generation = dataclasses.replace(generation, strength_min=INPAINT_STRENGTH, strength_max=INPAINT_STRENGTH)
     settings = dataclasses.replace(settings, ldm=ldm, generation=generation)
     out.parent.mkdir(parents=True, exist_ok=True)
-    images = len(read_dataset(generated, "annotations").images)
+    images = len(accepted_images(generated).images)  # as many as real + DE has
     make_baseline(name, BaselineRequest(out, settings, data, generated, images, request.seed))
     return out

@@ -23,6 +23,7 @@ from flows.claim import claim
 
 FLOOR = 0.1  # the lowest score of a box of the pool
 RATIOS = (0.1, 0.8)  # encode ratios of the pool
+GUIDANCE_MIN = 1.0
 PRECISIONS = (0.6, 0.75, 0.9)  # of labels, on validation images; each gives a threshold to try
 SHARES = (0.1, 0.25, 0.5)
 REPORT, SETTINGS, PLAN = "tune.json", "tuned.yaml", "plan.json"
@@ -59,6 +60,11 @@ def tune(request: TuneRequest, tell: Callable[[str], None], on_progress=lambda d
     candidates = [Candidate(**values) for values in plan["candidates"]]
     tell(f"{len(candidates)} candidates, {clock.left / 60:.0f} minutes left")
     usable = [c for c in candidates if c.part_of(pool).images]
+    if not usable:
+        raise DatasetError(
+            f"{request.out / 'pool'}: at no threshold that is worth a try does an image keep a box. The adapter is too "
+            "weak (`de adapter-report`): train it longer, or on more labels."
+        )
     trials = choose(train, val, pool, usable, request.out, request.settings, on_progress)
     return _write(request, plan, trials, clock)
 
@@ -98,7 +104,7 @@ def pool_settings(settings: Settings) -> Settings:
         settings.generation,
         strength_min=RATIOS[0],
         strength_max=RATIOS[1],
-        guidance_min=1.0,
+        guidance_min=GUIDANCE_MIN,
         guidance_max=max(2.0, 1.5 * settings.generation.guidance_max),
         thresholds="fixed",
         score_threshold=FLOOR,
@@ -185,8 +191,7 @@ def _write(request: TuneRequest, plan: dict, trials: Sequence[Trial], clock: Clo
         "minutes": request.minutes - clock.left / 60,
     }
     write_atomically(request.out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
-    generation = request.settings.generation
-    chosen = best.candidate.settings(generation.strength_min, generation.guidance_min)
+    chosen = best.candidate.settings(RATIOS[0], GUIDANCE_MIN)
     head = (
         f"# Chosen on validation images: {100 * best.gain:+.1f} mAP to real data alone over {len(best.scores)} seeds,\n"
         f"# the best of {len(trials)} candidates, so expect less. `de compare` on the test split is the answer.\n"

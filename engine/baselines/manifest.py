@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.baselines.request import Baseline, BaselineRequest, Outcome
 from engine.config import as_dict
+from engine.curation.training_labels import accepted_images
 from engine.data.dataset import Dataset, read_dataset
 from engine.detection.zoo.weights import weights_sha256
 from engine.generation.durable import sha256_of
@@ -28,7 +29,7 @@ def decisions_of(name: str, baseline: Baseline, request: BaselineRequest) -> dic
         DatasetError, ModelError: a dataset or the diffusion model cannot be read.
     """
     data = None if request.data is None else read_dataset(request.data, baseline.split)
-    generated = None if request.generated is None else read_dataset(request.generated, "annotations")
+    generated = None if request.generated is None else accepted_images(request.generated)
     identity = {}
     if baseline.draws:
         folder = find_ldm(request.ldm.id, request.ldm.revision)

@@ -8,6 +8,7 @@ from torch import Tensor
 from engine.baselines.attention_threshold import choose_threshold
 from engine.baselines.cross_attention import CrossAttentionSettings, label
 from engine.baselines.request import BaselineRequest, Outcome
+from engine.curation.training_labels import accepted_images
 from engine.data.dataset import read_dataset
 from engine.data.pixels import Frame
 from engine.detection.build import build_detector
@@ -33,7 +34,7 @@ def by_detector(request: BaselineRequest) -> Outcome:
         DatasetError: a dataset cannot be used, or no box was found on any image.
     """
     settings, seed = request.settings, request.seed
-    train, pictures = read_dataset(request.data, "train"), read_dataset(request.generated, "annotations")
+    train, pictures = read_dataset(request.data, "train"), accepted_images(request.generated)
     options, device = settings.detector, choose_device(settings.ldm.device)
     torch.manual_seed(seed)
     built = build_detector(options, len(train.categories))
@@ -58,7 +59,7 @@ def by_attention(request: BaselineRequest) -> Outcome:
         ModelError: see `label`.
     """
     settings, options = request.settings, request.ldm
-    pictures = read_dataset(request.generated, "annotations")
+    pictures = accepted_images(request.generated)
     prompts = {image.id: image.extra.get("de", {}).get("prompt", "") for image in pictures.images}
     if not all(prompts.values()):
         raise DatasetError(

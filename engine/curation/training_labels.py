@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.curation.decisions import read_decisions
 from engine.curation.edits import FILE, apply_edits, read_edits
-from engine.data.dataset import Dataset, subset
+from engine.data.dataset import Dataset, read_dataset, subset
 from engine.errors import DatasetError
 
 
@@ -36,3 +36,14 @@ def training_labels(folder: Path, dataset: Dataset) -> Dataset:
         DatasetError: as `read_decisions` and `with_edits`.
     """
     return subset(with_edits(folder, dataset), read_decisions(folder, dataset))
+
+
+def accepted_images(folder: Path) -> Dataset:
+    """A generated dataset with the images that review accepted (before a review: all), labelled as they were drawn: for
+    whoever labels them anew.
+
+    Raises:
+        DatasetError: as `read_dataset` and `read_decisions`.
+    """
+    drawn = read_dataset(folder, "annotations")
+    return subset(drawn, read_decisions(folder, drawn))

@@ -42,12 +42,18 @@ class Candidate:
         return self.score / 2
 
     def settings(self, strength_min: float, guidance_min: float) -> dict[str, dict]:
-        """What to write into a settings file to generate and train so."""
+        """What to write into a settings file to generate and train so.
+
+        Args:
+            strength_min, guidance_min: of the pool that it was tried on.
+        """
         generation = {
-            "strength_min": min(strength_min, self.strength_max),
+            "strength_min": strength_min,
             "strength_max": self.strength_max,
-            "guidance_min": min(guidance_min, self.guidance_max),
+            "guidance_min": guidance_min,
             "guidance_max": self.guidance_max,
+            "text_to_image": 0.0,
+            "keep_negatives": False,
             "thresholds": "fixed",
             "score_threshold": self.score,
             "ignore_threshold": self.ignore,

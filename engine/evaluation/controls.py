@@ -28,7 +28,8 @@ def with_source_labels(real: Dataset, generated: Dataset) -> Dataset:
         ConfigError: none was drawn from a labelled image.
     """
     sources = {image.id: image for image in real.images}
-    generated = subset(generated, [i.id for i in generated.images if i.extra["de"].get("source_image_id") in sources])
+    drawn_from = [i.id for i in generated.images if i.extra.get("de", {}).get("source_image_id") in sources]
+    generated = subset(generated, drawn_from)
     if not generated.images:
         raise ConfigError("compare.controls: source_labels needs images that were drawn from labelled ones; none was.")
     labels = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from engine.report.plots import signed
 from engine.report.scores import interval, mean
@@ -44,10 +45,10 @@ def _best_arm(results: Mapping) -> str:
     others = {name: d for name, d in results["deltas"].items() if name != results["delta"]["treatment"]}
     if not others:
         return ""
-    name = max(others, key=lambda arm: others[arm]["mean"])
+    name = max(others, key=lambda arm: fmean(results["arms"][arm]["map"]))
     return (
         f"Of the other arms “{name}” came out highest: mAP {mean(results['arms'][name]['map'])}, "
-        f"{signed(100 * others[name]['mean'])} to “{results['delta']['baseline']}” "
+        f"{signed(100 * others[name]['mean'])} to “{others[name]['baseline']}” "
         f"(95 % interval {interval(others[name])})."
     )
 

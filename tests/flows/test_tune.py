@@ -55,6 +55,7 @@ def test_tuning_writes_settings_and_needs_no_test_split(workspace, monkeypatch, 
     tuned = load_settings(params=tmp_path / "tune" / "tuned.yaml")
     assert tuned.compare.generated_share == report["trials"][0]["share"]
     assert tuned.generation.score_threshold == report["trials"][0]["score"]
+    assert (tuned.generation.strength_min, tuned.generation.guidance_min) == (0.1, 1.0), "as the pool was drawn"
     assert "| gain |" in done.output
     other = run(*given, "--images", "48", "--minutes", "5")
     assert other.exit_code == 2 and "holds a tuning with other images" in other.output

@@ -5,9 +5,12 @@ import shutil
 
 import pytest
 
+from engine.baselines.making import BASELINES
+from engine.baselines.manifest import decisions_of
 from engine.baselines.relabelling import by_attention, by_detector
 from engine.baselines.request import BaselineRequest
 from engine.config import load_settings
+from engine.curation.decisions import Decisions, write_decisions
 from engine.data.dataset import read_dataset, write_dataset
 from engine.errors import DatasetError
 
@@ -40,6 +43,20 @@ def test_a_detector_of_the_same_labels_labels_the_same_images(world_folder, draw
     assert labelled.images == pictures.images and counts.images == len(pictures.images)
     assert counts.boxes + counts.ignored == len(labelled.annotations) > 0
     assert all((a.extra["score"] < 0.06) == bool(a.iscrowd) for a in labelled.annotations)
+
+
+def test_images_that_review_rejected_are_not_labelled_anew(world_folder, drawn, tmp_path):
+    pictures = read_dataset(drawn, "annotations")
+    first, *others = pictures.images
+    decisions = Decisions(frozenset(i.id for i in others), {first.id: "leakage"})
+    before = decisions_of("detector", BASELINES["detector"], BaselineRequest(tmp_path, SETTINGS, world_folder, drawn))
+    write_decisions(drawn, pictures, decisions)
+    request = BaselineRequest(tmp_path / "out", SETTINGS, world_folder, drawn)
+    assert decisions_of("detector", BASELINES["detector"], request)["generated"] != before["generated"]
+    by_detector(request)
+    assert list(read_dataset(tmp_path / "out", "annotations").images) == others
+    by_attention(BaselineRequest(tmp_path / "words", SETTINGS, generated=drawn))
+    assert first.id not in {image.id for image in read_dataset(tmp_path / "words", "annotations").images}
 
 
 def test_attention_finds_only_classes_that_the_words_name(drawn, tmp_path):

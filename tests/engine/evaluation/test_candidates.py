@@ -34,11 +34,13 @@ def test_a_candidate_is_a_part_of_the_pool_with_its_own_thresholds(make_dataset)
     assert [a.extra["score"] for a in Candidate(0.4, 1.0, 0.8, 0.5).part_of(pool).annotations] == [0.9]
     assert len(Candidate(0.5, 2.0, 0.2, 0.5).part_of(pool).images) == 4
     assert not Candidate(0.1, 2.0, 0.2, 0.5).part_of(pool).images
-    written = Candidate(0.4, 1.5, 0.5, 0.25).settings(strength_min=0.6, guidance_min=2.0)
+    written = Candidate(0.4, 1.5, 0.5, 0.25).settings(strength_min=0.1, guidance_min=1.0)
     settings = load_settings(
         overrides=[f"{s}.{key}={value}" for s, values in written.items() for key, value in values.items()]
     )
-    assert (settings.generation.strength_min, settings.generation.strength_max) == (0.4, 0.4)
+    drawn = settings.generation
+    assert (drawn.strength_min, drawn.strength_max, drawn.guidance_min) == (0.1, 0.4, 1.0)
+    assert (drawn.text_to_image, drawn.keep_negatives) == (0, False)
     assert (settings.generation.guidance_max, settings.compare.generated_share) == (1.5, 0.25)
 
 

@@ -53,6 +53,12 @@ def test_arms_train_on_what_their_names_say(world_folder, generated):
         plan_arms(real, drawn, dataclasses.replace(settings, controls=("nonsense",)))
 
 
+def test_source_labels_of_images_without_a_source_are_a_clear_mistake(world_folder):
+    real = read_dataset(world_folder, "train")
+    with pytest.raises(ConfigError, match="source_labels needs images that were drawn"):
+        with_source_labels(real, read_dataset(world_folder, "val"))
+
+
 def test_source_labels_are_the_sources_boxes_in_the_generated_frame(world_folder, generated):
     real, drawn = read_dataset(world_folder, "train"), read_dataset(generated, "annotations")
     halved = dataclasses.replace(drawn, images=tuple(dataclasses.replace(i, width=32, height=32) for i in drawn.images))
