@@ -24,7 +24,7 @@ from engine.errors import ConfigError, DatasetError
 from engine.evaluation.arms import BASELINE, TREATMENT, plan_arms
 from engine.evaluation.coco_map import evaluate
 from engine.evaluation.curves import precision_recall_of
-from engine.evaluation.leakage import check_leakage
+from engine.evaluation.leakage import search_leaks
 from engine.evaluation.matching import image_results
 from engine.evaluation.per_image import largest_changes
 from engine.evaluation.pinned import VersionOf, no_version, trained_on
@@ -33,7 +33,6 @@ from engine.evaluation.scaling import nested_subset, scaling_of
 from engine.evaluation.statistics import paired_difference
 from engine.evaluation.trainings import plan_jobs, read_job, run_jobs
 from engine.generation.integrity import check_unchanged
-from engine.ldm.diffusion import load_ldm
 from engine.sections import LdmSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ def compare(
     if taken:
         raise ConfigError(f"--arm {min(taken)}=...: compare.scaling has an arm of that name. Choose another.")
     arms += plan_arms(train, accepted, dataclasses.replace(settings.compare, controls=()), scaled)[2:]
-    leakage = _check_leakage(real, {"train": train, "generated": accepted, **others}, test, settings, ldm)
+    leakage = search_leaks(real, {"train": train, "generated": accepted, **others}, test, settings.compare, ldm)
     pinned = trained_on(
         (real, {"train": train.digest(), "test": test.digest()}),
         (generated, accepted),
@@ -116,18 +115,6 @@ def _scaled(train: Dataset, accepted: Dataset, settings: Settings) -> dict[str, 
                 *(multiple, len(train.images), count, len(accepted.images)),
             )
     return scaled
-
-
-def _check_leakage(
-    real: Path, training: Mapping[str, Dataset], test: Dataset, settings: Settings, ldm: LdmSettings | None
-) -> dict:
-    held_out = {"test": test}
-    if (real / "val.json").is_file():
-        held_out["val"] = read_dataset(real, "val")
-    if ldm is None or settings.compare.leakage == "off":
-        return check_leakage(training, held_out, settings.compare)
-    model = load_ldm(ldm.id, ldm.revision, ldm.dtype, ldm.device)
-    return check_leakage(training, held_out, settings.compare, model, ldm.resolution)
 
 
 def _write(

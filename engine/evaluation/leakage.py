@@ -7,9 +7,11 @@ pictures show (`bench/leak_distances.py` prints both).
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import ImageOps
@@ -18,11 +20,12 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from engine.curation.perceptual import nearest, perceptual_hash
-from engine.data.dataset import Dataset
+from engine.data.dataset import Dataset, read_dataset
 from engine.data.pixels import Frame, batches_of
+from engine.data.sources import UNLABELLED, has_unlabelled
 from engine.errors import DatasetError
-from engine.ldm.diffusion import LatentDiffusion, draw_noise
-from engine.sections import CompareSettings
+from engine.ldm.diffusion import LatentDiffusion, draw_noise, load_ldm
+from engine.sections import CompareSettings, LdmSettings
 
 log = logging.getLogger(__name__)
 _SHOWN = 5
@@ -38,6 +41,29 @@ class Leak:
     held_out: str
     repeats: str
     how: str
+
+
+def search_leaks(
+    real: Path, training: Mapping[str, Dataset], test: Dataset, settings: CompareSettings, ldm: LdmSettings | None
+) -> dict[str, dict[str, int]]:
+    """`check_leakage` of all that a comparison on the dataset `real` trains on.
+
+    Its val.json and unlabelled.json are compared with the test images too. Nothing trains on them, but choices are made
+    on the one and the diffusion model may have seen the other: what is found is counted and logged.
+    """
+    held_out, beside = {"test": test}, {}
+    if (real / "val.json").is_file():
+        held_out["val"] = beside["val"] = read_dataset(real, "val")
+    if has_unlabelled(real):
+        beside[UNLABELLED] = read_dataset(real, UNLABELLED)
+    if settings.leakage == "off":
+        return {}
+    model = () if ldm is None else (load_ldm(ldm.id, ldm.revision, ldm.dtype, ldm.device), ldm.resolution)
+    told = dataclasses.replace(settings, leakage="report")
+    return {
+        **check_leakage(training, held_out, settings, *model),
+        **check_leakage(beside, {"test": test}, told, *model),
+    }
 
 
 def check_leakage(
@@ -72,7 +98,7 @@ def check_leakage(
             f"\n  {leak.where}: {leak.image} repeats {leak.repeats} ({leak.how})" for leak in found[:_SHOWN]
         )
         more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        text = f"{len(found)} training images repeat images of {split}.json:{listed}{more}"
+        text = f"{len(found)} images repeat images of {split}.json:{listed}{more}"
         if split == "test" and settings.leakage == "stop":
             raise DatasetError(
                 f"{text}\nA score on images that were trained on says nothing. Take them out of one of the two (for "

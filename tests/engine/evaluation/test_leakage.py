@@ -9,7 +9,7 @@ from engine.config import load_settings
 from engine.data.dataset import read_dataset, subset, write_dataset
 from engine.data.pixels import Frame
 from engine.errors import DatasetError
-from engine.evaluation.leakage import check_leakage, find_alike, find_leaks
+from engine.evaluation.leakage import check_leakage, find_alike, find_leaks, search_leaks
 from engine.ldm import embedded_folder
 from engine.ldm.diffusion import load_ldm
 
@@ -50,6 +50,18 @@ def test_copies_of_test_images_stop_the_comparison_and_are_named(splits, tmp_pat
     )
     assert reported["generated"] == {"images that repeat test images": 2, "images that repeat val images": 0}
     assert reported["train"] == {"images that repeat test images": 0, "images that repeat val images": 0}
+
+
+def test_pictures_to_draw_from_and_to_choose_on_that_repeat_test_images_are_told(splits, tmp_path, caplog):
+    real = tmp_path / "real"
+    copies = with_copies(splits, lambda p: p, real)
+    write_dataset(real, "unlabelled", copies.images, [], copies.categories)
+    write_dataset(real, "val", copies.images[2:], [], copies.categories)
+    counts = search_leaks(real, {"train": splits["train"]}, splits["test"], SETTINGS, None)
+    assert counts["unlabelled"] == {"images that repeat test images": 2}
+    assert counts["val"] == {"images that repeat test images": 0}
+    assert counts["train"]["images that repeat val images"] == 2 and "unlabelled: copy-0.jpg repeats" in caplog.text
+    assert search_leaks(real, {}, splits["test"], dataclasses.replace(SETTINGS, leakage="off"), None) == {}
 
 
 def test_copies_of_validation_images_are_told_and_stop_nothing(splits, tmp_path, caplog):
