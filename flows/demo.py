@@ -14,7 +14,8 @@ from tasks.scores import Comparison
 from tasks.settings import EMBEDDED, open_settings
 from tasks.world import make_world
 
-# Scenes that nobody labelled, redrawn a little and without words: where generated data helps, see docs/experiments.md.
+# Scenes that nobody labelled, redrawn a little and without words: where generated data hurts least, see
+# docs/experiments.md.
 BARE_SCENES = [
     "generation.unlabelled=true",
     "generation.prompt=none",
