@@ -236,7 +236,7 @@ def _from_yaml(file: Path, settings: HeadSettings, num_classes: int, strides: Se
     model.BACKBONE.NAME = "_levels"
     model.LEVELS = CfgNode({"WIDTH": width, "STRIDES": list(strides)})
     given = model.ANCHOR_GENERATOR.SIZES
-    model.ANCHOR_GENERATOR.SIZES = _anchor_sizes(strides, len(given[0]) if given else 3)
+    model.ANCHOR_GENERATOR.SIZES = anchor_sizes(strides, len(given[0]) if given else 3)
     model.ANCHOR_GENERATOR.OFFSET = 0.5
     for section in (model.RPN, model.RETINANET, model.ROI_HEADS):
         section.IN_FEATURES = names
@@ -267,7 +267,7 @@ def _from_python(file: Path, settings: HeadSettings, num_classes: int, strides: 
     model.head.conv_dims = [settings.width] * settings.convs
     model.test_score_thresh, model.max_detections_per_image = SCORE_FLOOR, MAX_BOXES
     if "anchor_generator" in model:
-        model.anchor_generator.sizes, model.anchor_generator.strides = _anchor_sizes(strides, 3), list(strides)
+        model.anchor_generator.sizes, model.anchor_generator.strides = anchor_sizes(strides, 3), list(strides)
         model.anchor_generator.offset = 0.5
     return instantiate(model)
 
@@ -296,7 +296,7 @@ def _names(strides: Sequence[int]) -> list[str]:
     return [f"level{i}" for i in range(len(strides))]
 
 
-def _anchor_sizes(strides: Sequence[int], count: int) -> list[list[float]]:
+def anchor_sizes(strides: Sequence[int], count: int) -> list[list[float]]:
     """`count` sizes an octave from ANCHOR_CELLS cells up, of each level."""
     return [[ANCHOR_CELLS * s * 2 ** (i / count) for i in range(count)] for s in strides]
 

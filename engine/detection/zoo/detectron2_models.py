@@ -66,6 +66,9 @@ def _from_yaml(file: Path, num_classes: int, afresh: bool) -> nn.Module:
     model.WEIGHTS, model.DEVICE, model.MASK_ON, model.KEYPOINT_ON = "", "cpu", False, False
     for section in (model.RETINANET, model.ROI_HEADS):
         section.NUM_CLASSES, section.SCORE_THRESH_TEST = num_classes, SCORE_FLOOR
+    if not model.ANCHOR_GENERATOR.SIZES:  # the zoo's RetinaNets compute them in a tag, which is not run
+        strides = [2 ** int(name.removeprefix("p")) for name in model.RETINANET.IN_FEATURES]
+        model.ANCHOR_GENERATOR.SIZES = shared.anchor_sizes(strides, 3)
     if afresh:
         model.RESNETS.NORM, model.BACKBONE.FREEZE_AT = "BN", 0
     cfg.TEST.DETECTIONS_PER_IMAGE = MAX_BOXES

@@ -188,6 +188,15 @@ class TestWithDetectron2:
         targets = [target([(8, 10, 36, 40)], [0]), target([(24, 20, 56, 44)], [2])]
         learn_by_heart(detector, pixels, targets, rate=rate, steps=steps)
 
+    def test_a_whole_retinanet_has_the_anchors_that_its_config_computes(self):
+        from detectron2.model_zoo import get_config
+
+        sizes = get_config(RETINANET).MODEL.ANCHOR_GENERATOR.SIZES  # by running the tag
+        generator = whole(RETINANET).module.model.anchor_generator
+        for cells, mine in zip(sizes, generator.cell_anchors, strict=True):
+            areas = (mine[:, 2:] - mine[:, :2]).prod(1)
+            assert sorted(set(areas.sqrt().round(decimals=2).tolist())) == pytest.approx(cells, abs=0.02)
+
     @pytest.mark.parametrize("config", [RETINANET, FASTER, FCOS, CASCADE])
     def test_a_whole_detector_trains_down_to_its_backbone_and_honours_ignore_regions(self, config):
         detector, pixels = whole(config).module.train(), torch.rand(2, 3, SIZE, SIZE) * 2 - 1
