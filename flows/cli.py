@@ -7,6 +7,7 @@ import typer
 from flows import (
     baseline_commands,
     data_commands,
+    detector_commands,
     generation_commands,
     ldm_commands,
     run_commands,
@@ -54,6 +55,8 @@ for name, function in {
     "verify": data_commands.verify,
     "review": step_commands.review,
     "compare": step_commands.compare,
+    "train-detector": detector_commands.train_detector,
+    "detect": detector_commands.detect,
     "study": study_commands.study,
     "tune": tune_command.tune,
     "pool": version_commands.pool,

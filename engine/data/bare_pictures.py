@@ -56,15 +56,9 @@ def add_pictures(data: Path, pictures: Path) -> Added:
         DatasetError: either folder cannot be used, or not one picture below can.
     """
     train, before = read_dataset(data, TRAIN), _unlabelled(data)
-    if not pictures.is_dir():
-        raise DatasetError(f"{pictures} is no folder. Give the folder that your pictures without labels are in.")
     if pictures.resolve().is_relative_to(data.resolve()) or data.resolve().is_relative_to(pictures.resolve()):
         raise DatasetError(f"{pictures} and the dataset {data} lie in each other. Give a folder of pictures alone.")
-    names = [str(path.relative_to(pictures).as_posix()) for path in pictures_below(pictures)]
-    usable, refused = _usable(pictures, names)
-    if not usable:
-        reasons = "".join(f"\n  {name}: {why}" for name, why in refused[:_SHOWN])
-        raise DatasetError(f"{pictures} has no picture that can be used.{reasons}")
+    usable, refused = pictures_to_use(pictures)
     seen = {file_sha256(dataset.image_path(image)) for dataset in _splits(data, before) for image in dataset.images}
     known, records = 0, list(before.images if before else ())
     taken = {image.file_name for image in records}
@@ -84,6 +78,22 @@ def add_pictures(data: Path, pictures: Path) -> Added:
         records.append(ImageRecord(last, file_name, info.width, info.height, {}))
     write_dataset(data, UNLABELLED, records, [], train.categories)
     return Added(len(usable) - known, known, tuple(refused))
+
+
+def pictures_to_use(folder: Path) -> tuple[list[tuple[str, ImageInfo]], list[tuple[str, str]]]:
+    """The pictures below a folder, by their names in it: those that decode whole, and the others with the reason.
+
+    Raises:
+        DatasetError: no such folder, or not one picture that can be used.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is no folder. Give the folder that your pictures are in.")
+    names = [str(path.relative_to(folder).as_posix()) for path in pictures_below(folder)]
+    usable, refused = _usable(folder, names)
+    if not usable:
+        reasons = "".join(f"\n  {name}: {why}" for name, why in refused[:_SHOWN])
+        raise DatasetError(f"{folder} has no picture that can be used.{reasons}")
+    return usable, refused
 
 
 def _unlabelled(data: Path) -> Dataset | None:

@@ -66,9 +66,9 @@ def compare(
         RunFailed: a training failed; the others are kept and a second run goes on.
     """
     train, test = read_dataset(real, "train"), read_dataset(real, "test")
-    _check_classes({"train.json": train, "test.json": test})
-    accepted = _read_generated(generated, train)
-    others = {name: _read_generated(folder, train) for name, folder in (further or {}).items()}
+    check_classes({"train.json": train, "test.json": test})
+    accepted = read_generated(generated, train)
+    others = {name: read_generated(folder, train) for name, folder in (further or {}).items()}
     arms = plan_arms(train, accepted, settings.compare, others)
     scaled = _scaled(train, accepted, settings)
     taken = set(others) & set(scaled)
@@ -91,14 +91,18 @@ def compare(
     return _write(real, generated, out, settings, arms, jobs, train, test, accepted, count, multiples, extra)
 
 
-def _read_generated(folder: Path, train: Dataset) -> Dataset:
-    """What training uses of a generated dataset, which is checked to be as it was generated."""
+def read_generated(folder: Path, train: Dataset) -> Dataset:
+    """What training uses of a generated dataset, which is checked to be as it was generated.
+
+    Raises:
+        DatasetError: it cannot be read, was changed since, has other classes than `train`, or nothing was accepted.
+    """
     drawn = read_dataset(folder, "annotations")
-    _check_classes({"train.json": train, f"{folder / 'annotations.json'}": drawn})
+    check_classes({"train.json": train, f"{folder / 'annotations.json'}": drawn})
     check_unchanged(folder, drawn.images)
     accepted = training_labels(folder, drawn)
     if not accepted.images:
-        raise DatasetError(f"{folder}: review accepted no image, so there is nothing to compare. Loosen `review`.")
+        raise DatasetError(f"{folder}: review accepted no image, so there is nothing to train on. Loosen `review`.")
     return accepted
 
 
@@ -220,7 +224,8 @@ def _read_json(path: Path) -> dict:
         return {}
 
 
-def _check_classes(datasets: dict[str, Dataset]) -> None:
+def check_classes(datasets: dict[str, Dataset]) -> None:
+    """Raises DatasetError where datasets, by what messages call them, list different classes."""
     first_name, first = next(iter(datasets.items()))
     for name, dataset in datasets.items():
         if dataset.categories != first.categories:

@@ -41,6 +41,8 @@ COMMANDS = {
     "verify": ("--store",),
     "review": ("--real", "--fiftyone", "--collect", "--ldm"),
     "compare": ("--real", "--generated", "--out", "--seeds"),
+    "train-detector": ("--real", "--generated", "--out", "--seed"),
+    "detect": ("PICTURES", "--detector", "--out", "--score"),
     "study": ("--real", "--out", "--target", "--sizes", "--detectors", "--times", "--fit", "--seeds"),
     "tune": ("--data", "--adapter", "--out", "--minutes", "--images"),
     "record": ("STAGE", "NAME"),

@@ -1,0 +1,80 @@
+"""`de train-detector`: one detector to keep, on real images or on real and generated ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from engine.config import digest
+from engine.data.dataset import read_dataset, splits_of
+from engine.detection.build import build_detector
+from engine.detection.examples import ExampleSheet
+from engine.detection.journal import Journal
+from engine.detection.prediction import predict
+from engine.detection.processes import is_main_process, take_own_gpu, wait_for_all
+from engine.detection.samples import BatchSource, Source
+from engine.detection.schedule import OptimisationSettings
+from engine.detection.state import STATE, remove_state
+from engine.detection.trained import save_detector
+from engine.detection.training import fit
+from engine.detection.zoo.weights import weights_sha256
+from engine.errors import DatasetError
+from engine.evaluation.coco_map import evaluate
+from engine.evaluation.compare import check_classes, read_generated, versions
+from engine.ldm.device import choose_device
+from engine.sections import Settings
+
+
+def train_detector(real: Path, out: Path, settings: Settings, generated: Path | None = None, seed: int = 0) -> dict:
+    """Train on `real`/train.json, and on the accepted images of a generated dataset as an arm of a comparison does
+    (`compare.generated_share` of each batch), measure on val.json, write the folder `out`. Returns its card.
+
+    The test split is not read. A training that was stopped goes on from its last state in `out`; curves and examples
+    are written there as it goes.
+
+    Raises:
+        DatasetError: no box to learn from, splits of different classes, or a generated dataset that cannot be used.
+        ConfigError, ModelError: the detector cannot be built. RunConflict: `out` holds the state of another training.
+        RunFailed: the loss is not finite, or the memory or disk is not enough.
+    """
+    options = settings.detector
+    train = read_dataset(real, "train")
+    if not train.annotations:
+        raise DatasetError(f"{real / 'train.json'} holds no box to learn from. Label some images first.")
+    val = read_dataset(real, "val") if "val" in splits_of(real) else None
+    if val is not None:
+        check_classes({"train.json": train, "val.json": val})
+    sources = [Source(train)]
+    if generated is not None:
+        share = settings.compare.generated_share
+        sources = [Source(train, 1 - share), Source(read_generated(generated, train), share)]
+    take_own_gpu()
+    device = choose_device(settings.ldm.device)
+    torch.manual_seed(seed)
+    built = build_detector(options, len(train.categories))
+    module = built.module.to(device)
+    optimisation = OptimisationSettings.of(options)
+    trained_on = [
+        {"data_sha256": s.dataset.digest(), "images": len(s.dataset.images), "folder": s.dataset.folder.absolute().name}
+        | s.recipe()
+        for s in sources
+    ]
+    decides = [{**dataclasses.asdict(options), "save_every": 0}, weights_sha256(options)]
+    decides += [[s["data_sha256"] for s in trained_on], [s.recipe() for s in sources]]
+    examples = None if val is None else ExampleSheet(val, built.frame, module.detect, device)
+    batches = BatchSource.of(options, sources, built.frame, seed, optimisation.steps)
+    state = out / STATE
+    record = fit(module, batches, optimisation, "detector", device, state, digest(decides), Journal(out, examples))
+    module.eval()
+    measured = {}
+    if val is not None:
+        scores = evaluate(val, predict(module.detect, val, built.frame, device=device))
+        measured["validation"] = {"images": len(val.images), **dataclasses.asdict(scores)}
+    card = {"seed": seed, "trained_on": trained_on, "curve": record.curve, "seconds": record.seconds, **measured}
+    if is_main_process():
+        card = save_detector(module, options, train.categories, out, versions=versions(), **card)
+        remove_state(state)
+    wait_for_all()
+    return card
