@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--generated", type=Path)
     parser.add_argument("--share", type=float, default=0.5, help="of each batch")
     parser.add_argument("--until", type=float, default=1.0, help="share of the steps after which real images are alone")
+    parser.add_argument("--augment-generated", help="augmentation of the generated images; as detector.augment")
     parser.add_argument("--ratio-to", type=float, default=1.0, help="largest encode ratio")
     parser.add_argument("--score", type=float, help="boxes from this score on are labels; as they are where not given")
     parser.add_argument("--ignore", type=float, default=0.3, help="and from this one on ignore regions")
@@ -53,7 +54,8 @@ def main() -> None:
         train = subset(train, {image.id for image in train.images[: args.labels]})
     sources = [Source(train)]
     if generated is not None:
-        sources = [Source(train, 1 - args.share), Source(generated, args.share, last=args.until)]
+        drawn = Source(generated, args.share, last=args.until, augment=args.augment_generated)
+        sources = [Source(train, 1 - args.share), drawn]
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     built = build_detector(settings, len(val.categories))

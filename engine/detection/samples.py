@@ -28,6 +28,7 @@ class Source:
 
     `first` and `last` are shares of the training's steps: of S steps it serves those from first x S to before last x S.
     `weights`, of each image's id, say how often an image is drawn in relation to others; None: all alike.
+    `augment` is a key of `VIEWS` for this source alone; None: as the training's.
     """
 
     dataset: Dataset
@@ -35,6 +36,7 @@ class Source:
     first: float = 0.0
     last: float = 1.0
     weights: Mapping[int, float] | None = None
+    augment: str | None = None
 
     def weighted(self, weight: Callable[[ImageRecord], float]) -> Source:
         """With the weight that the function gives each image, from `extra["de"]` for example."""
@@ -62,7 +64,8 @@ class Source:
     def recipe(self) -> dict:
         """All that decides what is drawn beside the data itself, json-ready: for digests and records."""
         weights = None if self.weights is None else digest(sorted(self.weights.items()))
-        return {"share": self.share, "first": self.first, "last": self.last, "weights_sha256": weights}
+        own = {} if self.augment is None else {"augment": self.augment}
+        return {"share": self.share, "first": self.first, "last": self.last, "weights_sha256": weights, **own}
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class BatchSource:
         rest = [SampleBank(s.dataset, frame, text_of, masks, s.weights, first.buckets) for s in sources[1:]]
         self.banks = [first, *rest]
         self.shares = [source.share for source in sources]
+        self.augments = [source.augment or augment for source in sources]
         self.batch_size, self.seed, self.augment, self.steps = batch_size, seed, augment, steps
 
     @classmethod
@@ -124,20 +128,26 @@ class BatchSource:
         """The batch of a step, or of its samples every n-th from the i-th on for the part (i, n): the n parts of n
         processes together are the batch of one."""
         first, count = part
-        chosen = self.choose(step)
+        chosen = self._choose(step)
         mine = list(enumerate(chosen))[first::count]
         mixed = self.steps is None or step < MIXED_UNTIL * self.steps
+        # Mosaics are made of samples that are augmented alike.
+        alike = {name: [sample for sample, other in chosen if other == name] for name in set(self.augments)}
         seed = self.seed * 1_000_003 + step
         pairs = [
-            augmented(sample, seed * 4_099 + position, self.augment, chosen if mixed else ())
-            for position, sample in mine
+            augmented(sample, seed * 4_099 + position, augment, alike[augment] if mixed else ())
+            for position, (sample, augment) in mine
         ]
         pixels = to_model(torch.stack([image for image, _ in pairs]))
-        samples = [sample for _, sample in mine]
+        samples = [sample for _, (sample, _) in mine]
         return Batch(pixels, [target for _, target in pairs], [s.image_id for s in samples], [s.text for s in samples])
 
     def choose(self, step: int) -> list[Sample]:
         """The samples of a step's batch, not augmented, all of one size."""
+        return [sample for sample, _ in self._choose(step)]
+
+    def _choose(self, step: int) -> list[tuple[Sample, str]]:
+        """Each with how it is to be augmented."""
         generator = torch.Generator().manual_seed(self.seed * 7_368_787 + step)
         # The first source in use sets how often each size comes: of real and generated data, the real.
         leading = self.banks[next(i for i, share in enumerate(self._shares(step)) if share > 0)]
@@ -145,8 +155,8 @@ class BatchSource:
         weights = torch.tensor([leading.weight(size) for size in sizes])
         size = sizes[int(torch.multinomial(weights, 1, generator=generator))]
         chosen = []
-        for bank, count in zip(self.banks, self._counts(step, size), strict=True):
-            chosen += bank.draw(count, size, generator) if count else []
+        for bank, augment, count in zip(self.banks, self.augments, self._counts(step, size), strict=True):
+            chosen += [(sample, augment) for sample in bank.draw(count, size, generator)] if count else []
         return chosen
 
     def _shares(self, step: int) -> list[float]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.config import load_settings
-from engine.data.dataset import read_dataset
+from engine.data.dataset import read_dataset, subset
 from engine.data.pixels import Frame
 from engine.detection.samples import BatchSource, Source
 from engine.errors import ConfigError, DatasetError
@@ -221,3 +221,21 @@ def test_negatives_and_ignore_regions_by_the_settings(world_folder):
     nothing = Source(dataclasses.replace(train, annotations=()))
     with pytest.raises(DatasetError, match="keep_negatives"):
         BatchSource.of(options(keep_negatives=False), [nothing], FRAME, 0, 30)
+
+
+def test_a_source_can_have_views_of_its_own(world_folder):
+    """With "none" its images come as they are, whatever the others become."""
+    train = read_dataset(world_folder, "train")
+    one, other = (subset(train, {image.id}) for image in train.images[:2])
+    frame = Frame(64, 16)
+    mixed = BatchSource([Source(one, 0.5), Source(other, 0.5, augment="none")], frame, 4, seed=0, augment="strong")
+    plain = BatchSource([Source(other)], frame, 4, seed=0, augment="none").batch(0)
+    changed = 0
+    for step in range(3):
+        batch = mixed.batch(step)
+        for image_id, pixels in zip(batch.image_ids, batch.pixels, strict=True):
+            same = torch.equal(pixels, plain.pixels[0])
+            assert same == (image_id == other.images[0].id)
+            changed += not same
+    assert changed
+    assert "augment" in Source(one, augment="none").recipe() and "augment" not in Source(one).recipe()
