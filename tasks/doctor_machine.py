@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from engine.cores import usable_cores
 from engine.generation.disk import free_bytes, readable_bytes
 from tasks.doctor_check import OK, PROBLEM, WARNING, Check
 
@@ -118,7 +119,7 @@ def machine_checks(folder: Path) -> list[Check]:
     """Cores, memory and disk as they are now."""
     allowance, memory = read_allowance(), psutil.virtual_memory()
     cores = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    usable = usable_cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return [
         check_cores(allowance, cores, usable, load),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.cores import usable_cores
 from engine.errors import RunFailed
 from engine.generation.crew import Worker
 from engine.generation.devices import environment_of, gpus_for
@@ -68,7 +68,7 @@ def own_environments(settings: Settings, workers: int) -> Iterator[list[dict[str
         with own_gpus(gpus, workers) as own:
             yield [environment_of(gpu) for gpu in own]
     else:
-        threads = str(max(1, (os.cpu_count() or 1) // workers))
+        threads = str(max(1, usable_cores() // workers))
         yield [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * workers
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from engine.cores import usable_cores
 from engine.data.dataset import Dataset, read_dataset, splits_of, write_dataset
 from engine.data.files import Containment, file_sha256, name_problem
 from engine.data.images import ImageInfo, inspect_image
@@ -120,7 +120,7 @@ def _usable(folder: Path, names: Sequence[str]) -> tuple[list[tuple[str, ImageIn
             return str(error).replace(str(folder / name), Path(name).name)
 
     usable, refused = [], []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         for name, found in zip(names, tqdm(pool.map(look, names), "decode", len(names), disable=None), strict=True):
             if isinstance(found, ImageInfo):
                 usable.append((name, found))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from engine.cores import usable_cores
 from engine.data.bounded_json import MAX_JSON_BYTES
 from engine.data.dataset import read_dataset, splits_of, write_dataset
 from engine.data.files import sync_folder, write_atomically
@@ -114,7 +115,7 @@ def _usable_pictures(source: Source, exif: str, notes: Notes) -> list[Picture]:
         else:
             images.append(image)
     decoded = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         outcomes = pool.map(_inspect, images)
         for image, outcome in zip(images, tqdm(outcomes, "decode", len(images), disable=None), strict=True):
             if isinstance(outcome, ImageInfo):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from engine.cores import usable_cores
 from engine.data.bounded_json import MAX_JSON_BYTES, read_json
 from engine.data.coco_checks import Checked, check_document
 from engine.data.dataset import file_findings, split_path, splits_of
@@ -77,7 +77,7 @@ def _check_split(folder: Path, name: str, max_json_bytes: int, findings: list[Fi
     unreadable = {finding.where for finding in missing}
     images = [image for image in checked.images if _where(name, image) not in unreadable]
     hashes: dict[str, str] = {}
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         outcomes = pool.map(lambda image: _check_picture(folder / "images" / image.file_name, image, name), images)
         for image, (hashed, found) in zip(images, tqdm(outcomes, name, len(images), disable=None), strict=True):
             findings += found

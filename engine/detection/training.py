@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from engine.cores import usable_cores
 from engine.detection.average import WeightAverage
 from engine.detection.journal import Journal
 from engine.detection.processes import joined
@@ -256,6 +256,6 @@ def _as_it_is(batch: Batch) -> Batch:
 def _loaders_for(accelerator: Accelerator) -> int:
     if accelerator.device.type != "cuda":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     share = cores // accelerator.num_processes
     return 0 if share <= 2 else min(_MAX_LOADERS, share - 1)

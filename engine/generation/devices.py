@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from engine.cores import usable_cores
 from engine.errors import ConfigError
 from engine.sections import Settings
 
@@ -37,7 +38,7 @@ def usual_workers(settings: Settings) -> int:
     from engine.ldm.device import choose_device
 
     kind = choose_device(settings.ldm.device).type
-    return len(_visible()) if kind == "cuda" else 1 if kind != "cpu" else min(_MOST_ON_CPU, os.cpu_count() or 1)
+    return len(_visible()) if kind == "cuda" else 1 if kind != "cpu" else min(_MOST_ON_CPU, usable_cores())
 
 
 def check_workers(workers: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.config import named_weight
+from engine.cores import usable_cores
 from engine.data.sources import read_sources
 from engine.errors import ConfigError
 from engine.generation.calibration import Calibration, calibrate
@@ -130,7 +130,7 @@ def expected_time(plan: Plan, found: Calibration, workers: int, load_seconds: fl
         have a shard and a GPU or core of their own; device; unit, "GPU" or "core"; hours of such units that images
         take; and wall_seconds: workers load, then shards go to whoever is free, the last one counts whole.
     """
-    places = _gpus() if device == "cuda" else 1 if device != "cpu" else os.cpu_count() or 1
+    places = _gpus() if device == "cuda" else 1 if device != "cpu" else usable_cores()
     at_once = min(workers, plan.shards, places)
     rounds = -(-plan.shards // at_once)
     longest = min(rounds * plan.shard_size, plan.images)

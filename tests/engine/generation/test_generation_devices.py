@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import make_settings, result
 
+from engine.cores import usable_cores
 from engine.errors import ConfigError
 from engine.generation import devices, run
 from engine.generation.worker_process import WorkerProcess
@@ -39,7 +40,7 @@ def test_unasked_there_are_as_many_workers_as_gpus(cuda):
 
 def test_without_cuda_there_are_none():
     assert devices.gpus_for(make_settings(), 7) == []
-    assert 1 <= devices.usual_workers(make_settings()) <= os.cpu_count()
+    assert 1 <= devices.usual_workers(make_settings()) <= usable_cores()
 
 
 def test_each_worker_process_sees_one_gpu_of_its_own(bench, unbroken, cuda):

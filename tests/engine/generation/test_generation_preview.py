@@ -77,7 +77,7 @@ def test_nothing_is_written_for_the_run(bench):
 
 def test_its_time_is_that_of_the_drawn_items(bench, monkeypatch):
     bench.behave(sleep_s=0.1)  # a batch
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("engine.generation.preview.usable_cores", lambda: 3)
     time = preview_of(bench, images=1000, workers=4, drawn=8)["time"]
     assert 0.025 <= time["seconds_per_image"] < 0.1 and time["first_seconds"] >= 0.1
     assert (time["workers"], time["at_once"], time["unit"]) == (4, 3, "core")
