@@ -20,6 +20,7 @@ from engine.evaluation.study import study_of, write_study
 from engine.sections import Settings
 from flows.claim import claim
 from flows.study_presets import Case
+from tasks.settings import ldm_settings
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) ->
     for name in case.neighbours:
         further[name] = _neighbour(name, request, data, generated, model, request.out / name / key, settings)
     out = request.out / "cases" / case.name.replace(" ", "-").replace(":", "-")
-    return compare(data, generated, out, settings, request.seeds, further=further)
+    return compare(data, generated, out, settings, request.seeds, further=further, ldm=ldm_settings(model, settings))
 
 
 def _dataset(request: StudyRequest, case: Case) -> Path:
@@ -145,7 +146,7 @@ def _generated(request, data: Path, model: str, adapter: Path, out: Path, settin
         sources += len(read_dataset(data, UNLABELLED).images)
     images = max(1, round(request.times * sources))
     generate(data, model, adapter, out, images, request.seed, settings, usual_workers(settings))
-    summary = review(out, data, settings, fiftyone="off")
+    summary = review(out, data, settings, fiftyone="off", ldm=ldm_settings(model, settings))
     tell(f"  {images} images drawn, {summary.accepted} accepted")
     return out
 

@@ -16,10 +16,12 @@ from engine.data.dataset import Dataset, read_dataset
 from engine.data.files import write_atomically
 from engine.errors import DatasetError
 from engine.evaluation.candidates import Candidate, faithful_ratio, fidelity, propose
+from engine.evaluation.leakage import search_val
 from engine.evaluation.trainings import trainings_at_once
 from engine.evaluation.tuning import Clock, Trial, affordable, choose, train_baseline
 from engine.sections import Settings
 from flows.claim import claim
+from tasks.settings import ldm_settings
 
 FLOOR = 0.1  # the lowest score of a box of the pool
 RATIOS = (0.1, 0.8)  # encode ratios of the pool
@@ -56,6 +58,7 @@ def tune(request: TuneRequest, tell: Callable[[str], None], on_progress=lambda d
         raise DatasetError(f"{request.data / 'val.json'} holds no box: tuning chooses by it. Set some images aside.")
     _claim(request, train, val)
     pool = _draw_pool(request, tell)
+    leakage = _search(request, train, val, pool, tell)
     plan = _read_plan(request.out) or _propose(request, train, val, pool, clock, tell)
     candidates = [Candidate(**values) for values in plan["candidates"]]
     tell(f"{len(candidates)} candidates, {clock.left / 60:.0f} minutes left")
@@ -66,7 +69,7 @@ def tune(request: TuneRequest, tell: Callable[[str], None], on_progress=lambda d
             "weak (`de adapter-report`): train it longer, or on more labels."
         )
     trials = choose(train, val, pool, usable, request.out, request.settings, on_progress)
-    return _write(request, plan, trials, clock)
+    return _write(request, plan, trials, clock, leakage)
 
 
 def _claim(request: TuneRequest, train: Dataset, val: Dataset) -> None:
@@ -93,9 +96,20 @@ def _draw_pool(request: TuneRequest, tell: Callable[[str], None]) -> Dataset:
     tell(f"draw {request.images} images at encode ratios {RATIOS[0]} to {RATIOS[1]}")
     workers = usual_workers(settings)
     generate(request.data, request.ldm, request.adapter, out, request.images, request.seed, settings, workers)
-    review(out, request.data, settings, fiftyone="off")
+    review(out, request.data, settings, fiftyone="off", ldm=ldm_settings(request.ldm, settings))
     drawn = read_dataset(out, "annotations")
     return training_labels(out, drawn)
+
+
+def _search(request: TuneRequest, train: Dataset, val: Dataset, pool: Dataset, tell: Callable[[str], None]) -> dict:
+    """How many images that are trained on repeat a validation image: there the scores to choose by are too good."""
+    ldm = ldm_settings(request.ldm, request.settings)
+    leakage = search_val({"train": train, "generated": pool}, val, request.settings.compare, ldm)
+    for where, found in leakage.items():
+        for what, count in found.items():
+            if count:
+                tell(f"{count} {where} {what}: the gains measured on val.json are too good. `de compare` will tell.")
+    return leakage
 
 
 def pool_settings(settings: Settings) -> Settings:
@@ -175,7 +189,7 @@ def _read_plan(out: Path) -> dict | None:
         return None
 
 
-def _write(request: TuneRequest, plan: dict, trials: Sequence[Trial], clock: Clock) -> dict:
+def _write(request: TuneRequest, plan: dict, trials: Sequence[Trial], clock: Clock, leakage: dict) -> dict:
     best = trials[0]
     report = {
         **plan,
@@ -189,6 +203,7 @@ def _write(request: TuneRequest, plan: dict, trials: Sequence[Trial], clock: Clo
             for trial in trials
         ],
         "minutes": request.minutes - clock.left / 60,
+        "leakage": leakage,
     }
     write_atomically(request.out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
     chosen = best.candidate.settings(RATIOS[0], GUIDANCE_MIN)

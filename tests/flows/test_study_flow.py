@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from engine.data.world_folder import write_world
 from engine.errors import ConfigError
 from flows.cli import app
-from flows.study_presets import PRESETS, counts
+from flows.study import StudyRequest
+from flows.study_presets import PRESETS, Case, counts
+from tasks.settings import open_settings
 
 SMALL = [
     *("adapter.steps=2", "adapter.batch_size=4", "adapter.width=32", "adapter.cache_views=1"),
@@ -48,6 +50,12 @@ def world(tmp_path_factory):
     return folder
 
 
+def request_of(folder, overrides=(), **changes):
+    values = {"preset": "data-sparse", "real": folder, "target": None, "out": folder / "out", "times": 1.0, "seed": 0}
+    values |= {"fit": False, "seeds": 2, **changes}
+    return StudyRequest(**values, open_settings=lambda more: open_settings(None, (*overrides, *more), "world"))
+
+
 def study(*arguments):
     settings = [word for text in SMALL for word in ("--set", text)]
     return CliRunner().invoke(app, ["study", *map(str, arguments), "--ldm", "world", "--seeds", "2", *settings])
@@ -73,6 +81,20 @@ def test_a_study_runs_from_labels_to_the_table_and_does_nothing_twice(world, tmp
     assert {path: path.stat().st_mtime_ns for path in made} == made
     other = study("semi-supervised", "--real", world, "--out", "out", "--sizes", "50%", "--times", "2")
     assert other.exit_code == 2 and "holds a study with other times" in other.output
+
+
+def test_every_case_searches_for_leaks_with_the_model_that_it_draws_with(tmp_path, monkeypatch):
+    import engine.evaluation.compare
+    import flows.study as steps
+
+    given = []
+    monkeypatch.setattr(engine.evaluation.compare, "compare", lambda *a, **named: given.append(named["ldm"]) or {})
+    monkeypatch.setattr(steps, "_adapter", lambda *a: tmp_path)
+    monkeypatch.setattr(steps, "_generated", lambda *a: tmp_path)
+    monkeypatch.setattr(steps, "_fitted", lambda *a: str(tmp_path / "fitted"))
+    for fit in (False, True):
+        steps._run_case(request_of(tmp_path, fit=fit), Case("all"), print)
+    assert [(ldm.id, ldm.resolution) for ldm in given] == [("world", 64), (str(tmp_path / "fitted"), 64)]
 
 
 def test_what_makes_no_sense_is_said_in_one_message(world, tmp_path, monkeypatch):
