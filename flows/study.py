@@ -13,14 +13,17 @@ from pathlib import Path
 from engine.config import as_dict, digest
 from engine.curation.training_labels import accepted_images
 from engine.data.across_domains import write_across_domains
-from engine.data.dataset import read_dataset
+from engine.data.dataset import read_dataset, splits_of
 from engine.data.sources import TRAIN, UNLABELLED, has_unlabelled
 from engine.data.subset import write_subset
 from engine.evaluation.study import study_of, write_study
+from engine.ldm.folder import find_ldm, hash_weights
 from engine.sections import Settings
 from flows.claim import claim
 from flows.study_presets import Case
 from tasks.settings import ldm_settings
+
+_SPLITS = (TRAIN, "val", "test", UNLABELLED)
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,21 @@ def _claim(request: StudyRequest) -> None:
     sections = {name: values for name, values in as_dict(settings).items() if name not in ("compare", "scale_up")}
     wanted = {
         "preset": request.preset,
-        "real": read_dataset(request.real, TRAIN).digest(),
-        "target": None if request.target is None else read_dataset(request.target, TRAIN).digest(),
-        "model": Path(model).name,
+        **_splits("real", request.real),
+        **_splits("target", request.target),
+        "weights of the model": hash_weights(find_ldm(model, settings.ldm.revision)),
         "times": request.times,
         "seed": request.seed,
         "fit": request.fit,
         "settings": digest(sections),
     }
     claim(request.out, wanted, "study")
+
+
+def _splits(name: str, folder: Path | None) -> dict[str, str | None]:
+    """{"NAME train": digest of its pictures and labels} and so on; None for a split that is not there."""
+    there = [] if folder is None else [*splits_of(folder), *([UNLABELLED] if has_unlabelled(folder) else [])]
+    return {f"{name} {s}": read_dataset(folder, s).digest() if s in there else None for s in _SPLITS}
 
 
 def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) -> dict:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from engine.data.world_folder import write_world
-from engine.errors import ConfigError
+from engine.errors import ConfigError, RunConflict
+from engine.ldm import embedded_folder
 from flows.cli import app
 from flows.study import StudyRequest
 from flows.study_presets import PRESETS, Case, counts
@@ -50,10 +53,10 @@ def world(tmp_path_factory):
     return folder
 
 
-def request_of(folder, overrides=(), **changes):
+def request_of(folder, overrides=(), ldm="world", **changes):
     values = {"preset": "data-sparse", "real": folder, "target": None, "out": folder / "out", "times": 1.0, "seed": 0}
     values |= {"fit": False, "seeds": 2, **changes}
-    return StudyRequest(**values, open_settings=lambda more: open_settings(None, (*overrides, *more), "world"))
+    return StudyRequest(**values, open_settings=lambda more: open_settings(None, (*overrides, *more), ldm))
 
 
 def study(*arguments):
@@ -81,6 +84,42 @@ def test_a_study_runs_from_labels_to_the_table_and_does_nothing_twice(world, tmp
     assert {path: path.stat().st_mtime_ns for path in made} == made
     other = study("semi-supervised", "--real", world, "--out", "out", "--sizes", "50%", "--times", "2")
     assert other.exit_code == 2 and "holds a study with other times" in other.output
+
+
+def test_a_study_is_of_the_weights_of_its_model_and_of_every_split(world, tmp_path):
+    import flows.study as steps
+
+    copy, model = tmp_path / "world", tmp_path / "model"
+    shutil.copytree(world, copy)
+    shutil.copytree(embedded_folder(), model)
+    request = request_of(copy, target=world, out=tmp_path / "out", ldm=model)
+    steps._claim(request)
+    steps._claim(request)
+    splits = {split: (copy / f"{split}.json").read_bytes() for split in ("train", "val", "test")}
+    for split, content in splits.items():
+        pictures = json.loads(content)
+        pictures["annotations"][0]["bbox"][2] -= 1
+        (copy / f"{split}.json").write_text(json.dumps(pictures))
+        with pytest.raises(RunConflict, match=f"holds a study with other real {split}[.]"):
+            steps._claim(request)
+        with pytest.raises(RunConflict, match=f"other .*target {split}"):
+            steps._claim(dataclasses.replace(request, real=world, target=copy))
+        (copy / f"{split}.json").write_bytes(content)
+    shutil.copyfile(copy / "val.json", copy / "unlabelled.json")
+    with pytest.raises(RunConflict, match="with other real unlabelled[.]"):
+        steps._claim(request)
+    (copy / "unlabelled.json").unlink()
+    (model / "unet" / "config.json").write_text((model / "unet" / "config.json").read_text() + "\n")
+    with pytest.raises(RunConflict, match="with other weights of the model[.]"):
+        steps._claim(request)
+
+
+def test_a_folder_that_an_earlier_version_made_is_refused_in_one_message(world, tmp_path):
+    import flows.study as steps
+
+    (tmp_path / "request.json").write_text(json.dumps({"preset": "data-sparse", "real": "0", "model": "world"}))
+    with pytest.raises(RunConflict, match="of an earlier version, which did not note its real train, real val"):
+        steps._claim(request_of(world, out=tmp_path))
 
 
 def test_every_case_searches_for_leaks_with_the_model_that_it_draws_with(tmp_path, monkeypatch):
