@@ -30,6 +30,8 @@ _SPLITS = (TRAIN, "val", "test", UNLABELLED)
 class StudyRequest:
     """What a study is of: the dataset, the model, images drawn per picture that may be drawn from, and the settings.
 
+    style: words of the target domain behind the prompts of all that is drawn; None for generation.style of the
+        settings, else the name of the target's folder. Only where there is a target.
     open_settings: the model and the checked settings, with overrides beside the user's.
     """
 
@@ -42,6 +44,7 @@ class StudyRequest:
     fit: bool
     seeds: int | None
     open_settings: Callable[[Sequence[str]], tuple[str, Settings]]
+    style: str | None = None
 
 
 def run_study(request: StudyRequest, cases: Sequence[Case], tell: Callable[[str], None]) -> dict:
@@ -76,6 +79,7 @@ def _claim(request: StudyRequest) -> None:
         "times": request.times,
         "seed": request.seed,
         "fit": request.fit,
+        "style": _style(request, settings),
         "settings": digest(sections),
     }
     claim(request.out, wanted, "study")
@@ -92,10 +96,12 @@ def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) ->
 
     drawing = (f"generation.unlabelled={str(case.unlabelled).lower()}",)
     model, settings = request.open_settings((*drawing, *case.overrides))
+    style = _style(request, settings)
+    settings = _styled(settings, style)
     data = _dataset(request, case)
     key = data.name + ("-all" if case.unlabelled else "")
     if request.fit:
-        model = _fitted(data, model, request.out / "ldm" / key, settings, tell)
+        model = _fitted(data, model, request.out / "ldm" / key, settings, style, tell)
     adapter = _adapter(data, model, request.out / "adapters" / key, settings, tell)
     generated = _generated(request, data, model, adapter, request.out / "generated" / key, settings, tell)
     further = {}
@@ -105,6 +111,22 @@ def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) ->
         further[name] = _neighbour(name, request, data, generated, model, request.out / name / key, settings)
     out = request.out / "cases" / case.name.replace(" ", "-").replace(":", "-")
     return compare(data, generated, out, settings, request.seeds, further=further, ldm=ldm_settings(model, settings))
+
+
+def _style(request: StudyRequest, settings: Settings) -> str | None:
+    """The words that name the target domain; None without one. Where the settings ask for no words there are none,
+    unless they were given."""
+    if request.target is None or request.style is not None:
+        return request.style
+    default = "" if settings.generation.prompt == "none" else request.target.resolve().name
+    return settings.generation.style or default
+
+
+def _styled(settings: Settings, style: str | None) -> Settings:
+    """The settings that draw with the words of a style; as they are for None."""
+    if style is None:
+        return settings
+    return dataclasses.replace(settings, generation=dataclasses.replace(settings.generation, style=style))
 
 
 def _dataset(request: StudyRequest, case: Case) -> Path:
@@ -122,13 +144,14 @@ def _dataset(request: StudyRequest, case: Case) -> Path:
     return folder
 
 
-def _fitted(data: Path, model: str, out: Path, settings: Settings, tell: Callable[[str], None]) -> str:
+def _fitted(data: Path, model: str, out: Path, settings: Settings, style: str | None, tell) -> str:
+    """Fit the model. Pictures of a target domain are learned with its words, those of the source domain without."""
     from engine.ldm.adapt import adapt_ldm
     from engine.ldm.folder import ADAPTATION
 
     if not (out / ADAPTATION).is_file():
         tell(f"  fit the diffusion model to the pictures of {data}")
-        adapt_ldm(data, model, out, settings)
+        adapt_ldm(data, model, out, settings if style is None else _styled(settings, ""), style)
     return str(out)
 
 

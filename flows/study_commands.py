@@ -21,6 +21,15 @@ def study(
     target: Annotated[
         Path | None, typer.Option("--target", metavar="DIR", help="cross-domain: the dataset of the other domain.")
     ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            "--style",
+            metavar="WORDS",
+            help="cross-domain: the other domain in words, behind every prompt. Without it, generation.style of the "
+            "settings, else the name of --target's folder.",
+        ),
+    ] = None,
     sizes: Annotated[
         str, typer.Option("--sizes", metavar="LIST", help="Labelled images of each case: numbers, or shares as 10%.")
     ] = ",".join(SIZES),
@@ -44,7 +53,7 @@ def study(
     data-sparse      few pictures, all labelled
     label-scarce     few labels, images drawn from all pictures
     semi-supervised  the same, beside the adapter's labels on the bare pictures
-    cross-domain     labels of --real, pictures and test of --target
+    cross-domain     labels of --real, pictures and test of --target, whose domain the prompts name
     pretrain         generated images first, then real ones
     detectors        the same images, several detectors
     neighbours       copy-paste, inpainting, generate then detect, cross-attention
@@ -67,6 +76,7 @@ def study(
     request = StudyRequest(
         *(preset, real, target, out, times, seed, fit, seeds),
         lambda more: open_settings(params, (*given, *more), ldm),
+        style,
     )
     cases = PRESETS[preset](len(read_dataset(real, "train").images), _listed(sizes), _listed(detectors))
     result = run_study(request, cases, typer.echo)

@@ -136,6 +136,34 @@ def test_every_case_searches_for_leaks_with_the_model_that_it_draws_with(tmp_pat
     assert [(ldm.id, ldm.resolution) for ldm in given] == [("world", 64), (str(tmp_path / "fitted"), 64)]
 
 
+def test_what_is_drawn_for_another_domain_names_it_and_a_fit_learns_its_words(world, tmp_path, monkeypatch):
+    import engine.evaluation.compare
+    import engine.ldm.adapt
+    import flows.study as steps
+
+    drawn, fitted = [], []
+    monkeypatch.setattr(engine.evaluation.compare, "compare", lambda *a, **named: {})
+    monkeypatch.setattr(engine.ldm.adapt, "adapt_ldm", lambda *a: fitted.append((a[3].generation.style, a[4])))
+    monkeypatch.setattr(steps, "_adapter", lambda *a: tmp_path)
+    monkeypatch.setattr(steps, "_generated", lambda *a: drawn.append(a[5].generation.style) or tmp_path)
+    sketch = tmp_path / "sketch"
+    shutil.copytree(world, sketch)
+    given = {"target": sketch, "preset": "cross-domain", "out": tmp_path / "out", "fit": True}
+    for overrides, style, words in (
+        ((), None, "sketch"),
+        ((), "pencil drawing", "pencil drawing"),
+        (("generation.style=ink",), None, "ink"),
+        (("generation.style=ink",), "", ""),
+        (("generation.prompt=none",), None, ""),
+    ):
+        request = request_of(world, overrides, style=style, **given)
+        steps._run_case(request, Case("across", unlabelled=True), print)
+        assert drawn.pop() == words and fitted.pop() == ("", words)
+        assert steps._style(request, request.open_settings(())[1]) == words
+    steps._run_case(request_of(world, ("generation.style=ink",), out=tmp_path / "one", fit=True), Case("all"), print)
+    assert drawn == ["ink"] and fitted == [("ink", None)]
+
+
 def test_what_makes_no_sense_is_said_in_one_message(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, words in (
