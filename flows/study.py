@@ -97,7 +97,7 @@ def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) ->
     drawing = (f"generation.unlabelled={str(case.unlabelled).lower()}",)
     model, settings = request.open_settings((*drawing, *case.overrides))
     style = _style(request, settings)
-    settings = _styled(settings, style)
+    settings = _with_controls(_styled(settings, style), case.controls)
     data = _dataset(request, case)
     key = data.name + ("-all" if case.unlabelled else "")
     if request.fit:
@@ -127,6 +127,12 @@ def _styled(settings: Settings, style: str | None) -> Settings:
     if style is None:
         return settings
     return dataclasses.replace(settings, generation=dataclasses.replace(settings.generation, style=style))
+
+
+def _with_controls(settings: Settings, controls: Sequence[str]) -> Settings:
+    """The settings with these arms behind the user's own, each once."""
+    joined = tuple(dict.fromkeys((*settings.compare.controls, *controls)))
+    return dataclasses.replace(settings, compare=dataclasses.replace(settings.compare, controls=joined))
 
 
 def _dataset(request: StudyRequest, case: Case) -> Path:

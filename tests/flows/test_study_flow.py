@@ -122,6 +122,20 @@ def test_a_folder_that_an_earlier_version_made_is_refused_in_one_message(world, 
         steps._claim(request_of(world, out=tmp_path))
 
 
+def test_the_arms_of_pretraining_come_beside_those_that_the_user_asked_for(tmp_path, monkeypatch):
+    import engine.evaluation.compare
+    import flows.study as steps
+
+    given = []
+    monkeypatch.setattr(engine.evaluation.compare, "compare", lambda *a, **named: given.append(a[3].compare.controls))
+    for name in ("_adapter", "_generated", "_dataset"):
+        monkeypatch.setattr(steps, name, lambda *a: tmp_path)
+    request = request_of(tmp_path, ("compare.controls=[permuted, pretrained]",), preset="pretrain")
+    for case in PRESETS["pretrain"](200, ["10%"], []):
+        steps._run_case(request, case, print)
+    assert given == [("permuted", "pretrained", "generated_first")]
+
+
 def test_every_case_searches_for_leaks_with_the_model_that_it_draws_with(tmp_path, monkeypatch):
     import engine.evaluation.compare
     import flows.study as steps
@@ -169,7 +183,11 @@ def test_what_makes_no_sense_is_said_in_one_message(world, tmp_path, monkeypatch
     for arguments, words in (
         (("nonsense",), "write one of data-sparse"),
         (("cross-domain",), "--target DIR"),
-        (("pretrain", "--target", world), "--target DIR"),
+        (("pretrain", "--target", world), "--target is for cross-domain: de study pretrain does not"),
+        (("pretrain", "--style", "ink"), "--style is for cross-domain: de study pretrain does not"),
+        (("pretrain", "--detectors", "small"), "--detectors is for detectors: de study pretrain does not"),
+        (("detectors", "--sizes", "10%"), "--sizes is for data-sparse, label-scarce"),
+        (("cross-domain", "--target", world, "--sizes", "10%"), "--sizes is for data-sparse"),
         (("pretrain", "--sizes", "x"), "--sizes x"),
     ):
         result = study(*arguments, "--real", world, "--out", "out")
