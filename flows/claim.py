@@ -17,12 +17,20 @@ def claim(out: Path, wanted: Mapping, what: str) -> None:
     """Write `wanted` to `out`, or check that it is what `out` holds already.
 
     Raises:
-        RunConflict: it holds something else; names what differs. DatasetError: its record cannot be read.
+        RunConflict: it holds something else, whose difference is named, or the work of an earlier version that did not
+            write down as much. DatasetError: its record cannot be read.
     """
     path = out / FILE
     if path.exists():
         found = read_json(path)
-        changed = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
+        found = found if isinstance(found, dict) else {}
+        unknown = [key for key in wanted if key not in found]
+        if unknown:
+            raise RunConflict(
+                f"{out} holds a {what} of an earlier version, which did not note its {', '.join(unknown)}: nobody "
+                "can tell whether it is the same. Give another --out, or remove the folder."
+            )
+        changed = [key for key in wanted if found[key] != wanted[key]]
         if changed:
             raise RunConflict(
                 f"{out} holds a {what} with other {', '.join(changed)}. Give another --out, or remove the folder."

@@ -44,6 +44,6 @@ def compare(
     if record:
         note_on_versions(Path(out))
     if record and not further:
-        options = {"real": real, "generated": generated, "out": out, "seeds": seeds}
+        options = {"real": real, "generated": generated, "out": out, "seeds": seeds, "ldm": ldm}
         record_version("compare", options, settings)
     return comparison

@@ -57,4 +57,4 @@ def demo(out: str, seed: int = 0, params: str | None = None, overrides: list[str
         fiftyone="skip",
         **common,
     )
-    return compare(world, generated, out, **common)
+    return compare(world, generated, out, ldm=EMBEDDED, **common)

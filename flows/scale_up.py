@@ -25,7 +25,7 @@ from tasks.night_steps import (
     review_night,
 )
 from tasks.night_wait import suspends, wait_for_person
-from tasks.settings import open_settings
+from tasks.settings import ldm_settings, open_settings
 from tasks.version import check_name
 from tasks.webhook import notify, webhook_url
 
@@ -98,15 +98,16 @@ def _after_plan(
     decided = {name: night.plan[name] for name in ("class_weights", "size_weights", "requests") if name in night.plan}
     tonight = replace(source, settings=night_settings(settings, **decided))
     night = draw_night(nights, night, tonight, workers, ray)
-    night = review_night(nights, night, source.data, settings, fiftyone)
+    searched = ldm_settings(source.ldm, settings)
+    night = review_night(nights, night, source.data, settings, fiftyone, searched)
     if not (settings.scale_up.auto_accept or night.looked):
         night = _looked_at(nights, night, reviewed, url)
         if not night.looked:
             return night
-        night = review_night(nights, night, source.data, settings, fiftyone)
+        night = review_night(nights, night, source.data, settings, fiftyone, searched)
     if not refused_by_review(night):
         night = merge_night(nights, night)
-        night = compare_night(nights, night, source.data, settings)
+        night = compare_night(nights, night, source.data, settings, searched)
     return judge_night(nights, night, settings)
 
 

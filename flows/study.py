@@ -13,19 +13,25 @@ from pathlib import Path
 from engine.config import as_dict, digest
 from engine.curation.training_labels import accepted_images
 from engine.data.across_domains import write_across_domains
-from engine.data.dataset import read_dataset
+from engine.data.dataset import read_dataset, splits_of
 from engine.data.sources import TRAIN, UNLABELLED, has_unlabelled
 from engine.data.subset import write_subset
 from engine.evaluation.study import study_of, write_study
+from engine.ldm.folder import find_ldm, hash_weights
 from engine.sections import Settings
 from flows.claim import claim
 from flows.study_presets import Case
+from tasks.settings import ldm_settings
+
+_SPLITS = (TRAIN, "val", "test", UNLABELLED)
 
 
 @dataclass(frozen=True)
 class StudyRequest:
     """What a study is of: the dataset, the model, images drawn per picture that may be drawn from, and the settings.
 
+    style: words of the target domain behind the prompts of all that is drawn; None for generation.style of the
+        settings, else the name of the target's folder. Only where there is a target.
     open_settings: the model and the checked settings, with overrides beside the user's.
     """
 
@@ -38,6 +44,7 @@ class StudyRequest:
     fit: bool
     seeds: int | None
     open_settings: Callable[[Sequence[str]], tuple[str, Settings]]
+    style: str | None = None
 
 
 def run_study(request: StudyRequest, cases: Sequence[Case], tell: Callable[[str], None]) -> dict:
@@ -66,15 +73,22 @@ def _claim(request: StudyRequest) -> None:
     sections = {name: values for name, values in as_dict(settings).items() if name not in ("compare", "scale_up")}
     wanted = {
         "preset": request.preset,
-        "real": read_dataset(request.real, TRAIN).digest(),
-        "target": None if request.target is None else read_dataset(request.target, TRAIN).digest(),
-        "model": Path(model).name,
+        **_splits("real", request.real),
+        **_splits("target", request.target),
+        "weights of the model": hash_weights(find_ldm(model, settings.ldm.revision)),
         "times": request.times,
         "seed": request.seed,
         "fit": request.fit,
+        "style": _style(request, settings),
         "settings": digest(sections),
     }
     claim(request.out, wanted, "study")
+
+
+def _splits(name: str, folder: Path | None) -> dict[str, str | None]:
+    """{"NAME train": digest of its pictures and labels} and so on; None for a split that is not there."""
+    there = [] if folder is None else [*splits_of(folder), *([UNLABELLED] if has_unlabelled(folder) else [])]
+    return {f"{name} {s}": read_dataset(folder, s).digest() if s in there else None for s in _SPLITS}
 
 
 def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) -> dict:
@@ -82,10 +96,12 @@ def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) ->
 
     drawing = (f"generation.unlabelled={str(case.unlabelled).lower()}",)
     model, settings = request.open_settings((*drawing, *case.overrides))
+    style = _style(request, settings)
+    settings = _with_controls(_styled(settings, style), case.controls)
     data = _dataset(request, case)
     key = data.name + ("-all" if case.unlabelled else "")
     if request.fit:
-        model = _fitted(data, model, request.out / "ldm" / key, settings, tell)
+        model = _fitted(data, model, request.out / "ldm" / key, settings, style, tell)
     adapter = _adapter(data, model, request.out / "adapters" / key, settings, tell)
     generated = _generated(request, data, model, adapter, request.out / "generated" / key, settings, tell)
     further = {}
@@ -94,7 +110,29 @@ def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) ->
     for name in case.neighbours:
         further[name] = _neighbour(name, request, data, generated, model, request.out / name / key, settings)
     out = request.out / "cases" / case.name.replace(" ", "-").replace(":", "-")
-    return compare(data, generated, out, settings, request.seeds, further=further)
+    return compare(data, generated, out, settings, request.seeds, further=further, ldm=ldm_settings(model, settings))
+
+
+def _style(request: StudyRequest, settings: Settings) -> str | None:
+    """The words that name the target domain; None without one. Where the settings ask for no words there are none,
+    unless they were given."""
+    if request.target is None or request.style is not None:
+        return request.style
+    default = "" if settings.generation.prompt == "none" else request.target.resolve().name
+    return settings.generation.style or default
+
+
+def _styled(settings: Settings, style: str | None) -> Settings:
+    """The settings that draw with the words of a style; as they are for None."""
+    if style is None:
+        return settings
+    return dataclasses.replace(settings, generation=dataclasses.replace(settings.generation, style=style))
+
+
+def _with_controls(settings: Settings, controls: Sequence[str]) -> Settings:
+    """The settings with these arms behind the user's own, each once."""
+    joined = tuple(dict.fromkeys((*settings.compare.controls, *controls)))
+    return dataclasses.replace(settings, compare=dataclasses.replace(settings.compare, controls=joined))
 
 
 def _dataset(request: StudyRequest, case: Case) -> Path:
@@ -112,13 +150,14 @@ def _dataset(request: StudyRequest, case: Case) -> Path:
     return folder
 
 
-def _fitted(data: Path, model: str, out: Path, settings: Settings, tell: Callable[[str], None]) -> str:
+def _fitted(data: Path, model: str, out: Path, settings: Settings, style: str | None, tell) -> str:
+    """Fit the model. Pictures of a target domain are learned with its words, those of the source domain without."""
     from engine.ldm.adapt import adapt_ldm
     from engine.ldm.folder import ADAPTATION
 
     if not (out / ADAPTATION).is_file():
         tell(f"  fit the diffusion model to the pictures of {data}")
-        adapt_ldm(data, model, out, settings)
+        adapt_ldm(data, model, out, settings if style is None else _styled(settings, ""), style)
     return str(out)
 
 
@@ -145,7 +184,7 @@ def _generated(request, data: Path, model: str, adapter: Path, out: Path, settin
         sources += len(read_dataset(data, UNLABELLED).images)
     images = max(1, round(request.times * sources))
     generate(data, model, adapter, out, images, request.seed, settings, usual_workers(settings))
-    summary = review(out, data, settings, fiftyone="off")
+    summary = review(out, data, settings, fiftyone="off", ldm=ldm_settings(model, settings))
     tell(f"  {images} images drawn, {summary.accepted} accepted")
     return out
 

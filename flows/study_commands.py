@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from engine.errors import ConfigError
 from flows.options import Ldm, Overrides, Params, Seed
-from flows.study_presets import DETECTORS, PRESETS, SIZES
+from flows.study_presets import DETECTORS, PRESETS, SIZES, check_options
 
 
 def study(
@@ -21,12 +20,31 @@ def study(
     target: Annotated[
         Path | None, typer.Option("--target", metavar="DIR", help="cross-domain: the dataset of the other domain.")
     ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            "--style",
+            metavar="WORDS",
+            help="cross-domain: the other domain in words, behind every prompt. Without it, generation.style of the "
+            "settings, else the name of --target's folder.",
+        ),
+    ] = None,
     sizes: Annotated[
-        str, typer.Option("--sizes", metavar="LIST", help="Labelled images of each case: numbers, or shares as 10%.")
-    ] = ",".join(SIZES),
+        str | None,
+        typer.Option(
+            "--sizes",
+            metavar="LIST",
+            help=f"Labelled images of each case: numbers, or shares as 10%. Without it, {','.join(SIZES)}.",
+        ),
+    ] = None,
     detectors: Annotated[
-        str, typer.Option("--detectors", metavar="LIST", help="detectors: values of detector.name.")
-    ] = ",".join(DETECTORS),
+        str | None,
+        typer.Option(
+            "--detectors",
+            metavar="LIST",
+            help=f"detectors: values of detector.name. Without it, {','.join(DETECTORS)}.",
+        ),
+    ] = None,
     times: Annotated[
         float, typer.Option("--times", metavar="X", min=0.01, help="Images to draw for each that is drawn from.")
     ] = 2.0,
@@ -44,7 +62,7 @@ def study(
     data-sparse      few pictures, all labelled
     label-scarce     few labels, images drawn from all pictures
     semi-supervised  the same, beside the adapter's labels on the bare pictures
-    cross-domain     labels of --real, pictures and test of --target
+    cross-domain     labels of --real, pictures and test of --target, whose domain the prompts name
     pretrain         generated images first, then real ones
     detectors        the same images, several detectors
     neighbours       copy-paste, inpainting, generate then detect, cross-attention
@@ -58,17 +76,16 @@ def study(
     from flows.study import StudyRequest, run_study
     from tasks.settings import open_settings
 
-    if preset not in PRESETS:
-        raise ConfigError(f"de study {preset}: write one of {', '.join(PRESETS)}.")
-    if (target is not None) != (preset == "cross-domain"):
-        raise ConfigError("--target DIR is the other domain of the study cross-domain, and of no other.")
+    check_options(preset, {"--sizes": sizes, "--detectors": detectors, "--target": target, "--style": style})
     given = tuple(overrides or ())
     began = time.monotonic()
     request = StudyRequest(
         *(preset, real, target, out, times, seed, fit, seeds),
         lambda more: open_settings(params, (*given, *more), ldm),
+        style,
     )
-    cases = PRESETS[preset](len(read_dataset(real, "train").images), _listed(sizes), _listed(detectors))
+    listed = (SIZES if sizes is None else _listed(sizes), DETECTORS if detectors is None else _listed(detectors))
+    cases = PRESETS[preset](len(read_dataset(real, "train").images), *listed)
     result = run_study(request, cases, typer.echo)
     typer.echo(f"\n{study_table(result)}\n\n{(time.monotonic() - began) / 60:.0f} min. Report: {out / 'study.html'}")
 

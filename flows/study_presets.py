@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.errors import ConfigError
 
 SIZES = ("1%", "5%", "10%", "50", "150", "500")
 DETECTORS = ("small", "small:retinanet", "small:fasterrcnn", "small:rtdetr")
+FIRST = ("pretrained", "generated_first")  # arms of engine.evaluation.arms
 NEIGHBOURS = ("copy_paste", "inpaint", "detector", "attention")  # names of engine.baselines
 
 
@@ -22,6 +23,7 @@ class Case:
         labels: how many of the training images keep their labels; None for all.
         unlabelled: draw from the other pictures too.
         overrides: settings section.key=value of the comparison, beside the user's.
+        controls: arms of the comparison, beside those of the user's compare.controls.
         semi: an arm with the adapter's labels on the unlabelled pictures as they are.
         neighbours: arms with the datasets of these baselines.
     """
@@ -30,6 +32,7 @@ class Case:
     labels: int | None = None
     unlabelled: bool = False
     overrides: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
     semi: bool = False
     neighbours: tuple[str, ...] = ()
 
@@ -52,10 +55,7 @@ def semi_supervised(images: int, sizes: Sequence[str], detectors: Sequence[str])
 
 def pretrain(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
     """Generated images first, real ones alone afterwards, in the same number of steps."""
-    return [
-        Case(f"{count} images", count, overrides=("compare.controls=[pretrained, generated_first]",))
-        for count in counts(images, sizes)
-    ]
+    return [Case(f"{count} images", count, controls=FIRST) for count in counts(images, sizes)]
 
 
 def several_detectors(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
@@ -82,6 +82,32 @@ PRESETS: dict[str, Callable[[int, Sequence[str], Sequence[str]], list[Case]]] = 
     "detectors": several_detectors,
     "neighbours": neighbours,
 }
+
+SIZED = ("data-sparse", "label-scarce", "semi-supervised", "pretrain", "neighbours")
+TAKES = {  # which presets an option is of
+    "--sizes": SIZED,
+    "--detectors": ("detectors",),
+    "--target": ("cross-domain",),
+    "--style": ("cross-domain",),
+}
+
+
+def check_options(preset: str, given: Mapping[str, object]) -> None:
+    """Refuse what a preset would not look at.
+
+    Args:
+        given: the options of `TAKES` by name; None for one that was not given.
+
+    Raises:
+        ConfigError: no such preset, an option that another one takes, or no target where one is needed.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"de study {preset}: write one of {', '.join(PRESETS)}.")
+    for option, value in given.items():
+        if value is not None and preset not in TAKES[option]:
+            raise ConfigError(f"{option} is for {', '.join(TAKES[option])}: de study {preset} does not look at it.")
+    if preset == "cross-domain" and given["--target"] is None:
+        raise ConfigError("de study cross-domain: give the dataset of the other domain as --target DIR.")
 
 
 def counts(images: int, sizes: Sequence[str]) -> list[int]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -16,31 +15,15 @@ from engine.data.dataset import Dataset, read_dataset
 from engine.data.files import write_atomically
 from engine.errors import DatasetError
 from engine.evaluation.candidates import Candidate, faithful_ratio, fidelity, propose
+from engine.evaluation.leakage import search_val
 from engine.evaluation.trainings import trainings_at_once
 from engine.evaluation.tuning import Clock, Trial, affordable, choose, train_baseline
-from engine.sections import Settings
 from flows.claim import claim
+from flows.tune_pool import GUIDANCE_MIN, RATIOS, TuneRequest, draw_pool, pool_settings, score_thresholds
+from tasks.settings import ldm_settings
 
-FLOOR = 0.1  # the lowest score of a box of the pool
-RATIOS = (0.1, 0.8)  # encode ratios of the pool
-GUIDANCE_MIN = 1.0
-PRECISIONS = (0.6, 0.75, 0.9)  # of labels, on validation images; each gives a threshold to try
 SHARES = (0.1, 0.25, 0.5)
 REPORT, SETTINGS, PLAN = "tune.json", "tuned.yaml", "plan.json"
-
-
-@dataclass(frozen=True)
-class TuneRequest:
-    """What is tuned: an adapter's generation for the detector of the settings, within so many minutes."""
-
-    data: Path
-    ldm: str
-    adapter: Path
-    out: Path
-    settings: Settings
-    images: int
-    minutes: float
-    seed: int
 
 
 def tune(request: TuneRequest, tell: Callable[[str], None], on_progress=lambda done, total: None) -> dict:
@@ -55,9 +38,10 @@ def tune(request: TuneRequest, tell: Callable[[str], None], on_progress=lambda d
     if not val.annotations:
         raise DatasetError(f"{request.data / 'val.json'} holds no box: tuning chooses by it. Set some images aside.")
     _claim(request, train, val)
-    pool = _draw_pool(request, tell)
+    pool = draw_pool(request, tell)
+    leakage = _search(request, train, val, pool, tell)
     plan = _read_plan(request.out) or _propose(request, train, val, pool, clock, tell)
-    candidates = [Candidate(**values) for values in plan["candidates"]]
+    candidates = _affordable(request, plan)
     tell(f"{len(candidates)} candidates, {clock.left / 60:.0f} minutes left")
     usable = [c for c in candidates if c.part_of(pool).images]
     if not usable:
@@ -65,8 +49,23 @@ def tune(request: TuneRequest, tell: Callable[[str], None], on_progress=lambda d
             f"{request.out / 'pool'}: at no threshold that is worth a try does an image keep a box. The adapter is too "
             "weak (`de adapter-report`): train it longer, or on more labels."
         )
-    trials = choose(train, val, pool, usable, request.out, request.settings, on_progress)
-    return _write(request, plan, trials, clock)
+
+    def in_time() -> bool:
+        return clock.left >= plan["training_seconds"]
+
+    trials, left_out = choose(train, val, pool, usable, request.out, request.settings, in_time, on_progress)
+    if left_out:
+        tell(f"the time is over: {left_out} trainings are left out, which the same command would go on with")
+    found = {"leakage": leakage, "left_out": left_out, "minutes": clock.spent / 60}
+    return _write(request.out, {**plan, "candidates": [dataclasses.asdict(c) for c in candidates], **found}, trials)
+
+
+def _affordable(request: TuneRequest, plan: Mapping) -> list[Candidate]:
+    """As many of the plan's candidates as the minutes allow: the same for the same minutes, more for more of them."""
+    left = max(0.0, 60 * request.minutes - plan["seconds_before"])
+    at_once = trainings_at_once(request.settings)
+    count = affordable(left, plan["training_seconds"], at_once, plan["baselines"])
+    return [Candidate(**values) for values in plan["candidates"][:count]]
 
 
 def _claim(request: TuneRequest, train: Dataset, val: Dataset) -> None:
@@ -82,41 +81,19 @@ def _claim(request: TuneRequest, train: Dataset, val: Dataset) -> None:
     claim(request.out, wanted, "tuning")
 
 
-def _draw_pool(request: TuneRequest, tell: Callable[[str], None]) -> Dataset:
-    """Images over wide ranges of encode ratio and guidance, with boxes of any score; what the gates reject is out."""
-    from engine.curation.training_labels import training_labels
-    from engine.generation.devices import usual_workers
-    from engine.generation.run import generate
-    from tasks.review import review
-
-    out, settings = request.out / "pool", pool_settings(request.settings)
-    tell(f"draw {request.images} images at encode ratios {RATIOS[0]} to {RATIOS[1]}")
-    workers = usual_workers(settings)
-    generate(request.data, request.ldm, request.adapter, out, request.images, request.seed, settings, workers)
-    review(out, request.data, settings, fiftyone="off")
-    drawn = read_dataset(out, "annotations")
-    return training_labels(out, drawn)
-
-
-def pool_settings(settings: Settings) -> Settings:
-    """The settings, with the wide ranges of the pool."""
-    generation = dataclasses.replace(
-        settings.generation,
-        strength_min=RATIOS[0],
-        strength_max=RATIOS[1],
-        guidance_min=GUIDANCE_MIN,
-        guidance_max=max(2.0, 1.5 * settings.generation.guidance_max),
-        thresholds="fixed",
-        score_threshold=FLOOR,
-        ignore_threshold=FLOOR,
-        text_to_image=0.0,
-        keep_negatives=False,
-    )
-    return dataclasses.replace(settings, generation=generation)
+def _search(request: TuneRequest, train: Dataset, val: Dataset, pool: Dataset, tell: Callable[[str], None]) -> dict:
+    """How many images that are trained on repeat a validation image: there the scores to choose by are too good."""
+    ldm = ldm_settings(request.ldm, request.settings)
+    leakage = search_val({"train": train, "generated": pool}, val, request.settings.compare, ldm)
+    for where, found in leakage.items():
+        for what, count in found.items():
+            if count:
+                tell(f"{count} {where} {what}: the gains measured on val.json are too good. `de compare` will tell.")
+    return leakage
 
 
 def _propose(request: TuneRequest, train, val, pool: Dataset, clock: Clock, tell: Callable[[str], None]) -> dict:
-    """The cheap measures, and as many candidates as the time allows; kept for a second run."""
+    """The cheap measures, what a training takes, and all candidates in the order to try them; kept for a second run."""
     from engine.baselines.making import make_baseline
     from engine.baselines.request import BaselineRequest
 
@@ -131,54 +108,36 @@ def _propose(request: TuneRequest, train, val, pool: Dataset, clock: Clock, tell
             f"{request.out / 'pool'}: too few images were drawn and accepted to tell anything. Raise --images."
         )
     limit = faithful_ratio(rows)
-    scores = _thresholds(request, val)
+    scores = score_thresholds(request, val)
     tell("real data alone, for the clock")
-    seconds = train_baseline(train, val, request.out, settings)
-    count = affordable(clock.left, seconds, trainings_at_once(settings))
+    seconds, baselines = train_baseline(train, val, request.out, settings)
     high = pool_settings(settings).generation.guidance_max
-    candidates = propose(limit, RATIOS[1], list(scores.values()), (1 + (high - 1) / 2, high), SHARES, request.seed)[
-        :count
-    ]
+    candidates = propose(limit, RATIOS[1], list(scores.values()), (1 + (high - 1) / 2, high), SHARES, request.seed)
     plan = {
         "fidelity": rows,
         "faithful_ratio": limit,
         "thresholds": scores,
         "training_seconds": seconds,
+        "baselines": baselines,
+        "seconds_before": clock.spent,
         "candidates": [dataclasses.asdict(candidate) for candidate in candidates],
     }
     write_atomically(request.out / PLAN, (json.dumps(plan, indent=1) + "\n").encode())
     return plan
 
 
-def _thresholds(request: TuneRequest, val: Dataset) -> dict[str, float]:
-    """Score thresholds by the precision that they reach on validation images; the settings' own where none does."""
-    from engine.adapter.quality import predict_sources
-    from engine.adapter.thresholds import choose_thresholds
-    from engine.generation.draw import load_drawer
-
-    settings = pool_settings(request.settings)
-    settings = dataclasses.replace(settings, generation=dataclasses.replace(settings.generation, min_adapter_map=0.0))
-    drawer = load_drawer(request.data, request.ldm, request.adapter, settings, "val")
-    detections = predict_sources(drawer, settings)
-    found = {}
-    for precision in PRECISIONS:
-        score = choose_thresholds(val, detections, precision, settings.generation.suppress_iou)["pooled"]["score"]
-        if score is not None and round(score, 2) not in found.values():
-            found[f"precision {precision:g}"] = max(2 * FLOOR, round(score, 2))
-    return found or {"settings": request.settings.generation.score_threshold}
-
-
 def _read_plan(out: Path) -> dict | None:
     try:
-        return json.loads((out / PLAN).read_text(encoding="utf-8"))
+        plan = json.loads((out / PLAN).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    return plan if "seconds_before" in plan else None  # an earlier version's: made anew from what it drew and trained
 
 
-def _write(request: TuneRequest, plan: dict, trials: Sequence[Trial], clock: Clock) -> dict:
+def _write(out: Path, found: Mapping, trials: Sequence[Trial]) -> dict:
     best = trials[0]
     report = {
-        **plan,
+        **found,
         "trials": [
             {
                 **dataclasses.asdict(trial.candidate),
@@ -188,13 +147,14 @@ def _write(request: TuneRequest, plan: dict, trials: Sequence[Trial], clock: Clo
             }
             for trial in trials
         ],
-        "minutes": request.minutes - clock.left / 60,
     }
-    write_atomically(request.out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    write_atomically(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
     chosen = best.candidate.settings(RATIOS[0], GUIDANCE_MIN)
     head = (
         f"# Chosen on validation images: {100 * best.gain:+.1f} mAP to real data alone over {len(best.scores)} seeds,\n"
         f"# the best of {len(trials)} candidates, so expect less. `de compare` on the test split is the answer.\n"
     )
-    write_atomically(request.out / SETTINGS, (head + yaml.safe_dump(chosen, sort_keys=False)).encode())
+    if found["left_out"]:
+        head += f"# The time was over before {found['left_out']} trainings: a choice among what was finished.\n"
+    write_atomically(out / SETTINGS, (head + yaml.safe_dump(chosen, sort_keys=False)).encode())
     return report

@@ -26,8 +26,9 @@ def tune(
     """Choose encode ratios, threshold, guidance and share on val.json, within a time that you state.
 
     Draws one pool of images over wide ranges, measures how far a detector of real images agrees with its labels, then
-    trains on parts of it: many candidates briefly, the better ones with more seeds. test.json is only
-    searched for images that the pool repeats. A tuning that was stopped goes on with the same command.
+    trains on parts of it: many candidates briefly, the better ones with more seeds. test.json is only searched for
+    images that the pool repeats. Once the time is over no training starts, and what is finished decides.
+    A tuning that was stopped goes on with the same command, with more --minutes on more candidates.
 
     Example: de tune --data data/bccd --ldm models/bccd-ldm --adapter models/bccd-adapter --out runs/tune --minutes 60
     """

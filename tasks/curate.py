@@ -9,15 +9,22 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from engine.sections import Settings
+from engine.sections import LdmSettings, Settings
 from tasks.retry import RETRIED
 
 FiftyOneUse = Literal["required", "skip", "off"]
 
 
 @task(name="review", cache_policy=NO_CACHE, **RETRIED)
-def review_dataset(generated: Path, real: Path, settings: Settings, fiftyone: FiftyOneUse = "required") -> dict:
-    """Decide which images training may use, and load the dataset into FiftyOne.
+def review_dataset(
+    generated: Path,
+    real: Path,
+    settings: Settings,
+    fiftyone: FiftyOneUse = "required",
+    ldm: LdmSettings | None = None,
+) -> dict:
+    """Decide which images training may use, by the features of `ldm` too where it is given, and load the dataset into
+    FiftyOne.
 
     Returns:
         images, accepted, rejected; reasons: how many images each rejects; batch: the gates' word on all images
@@ -25,7 +32,7 @@ def review_dataset(generated: Path, real: Path, settings: Settings, fiftyone: Fi
     """
     from tasks.review import review
 
-    summary = review(Path(generated), Path(real), settings, fiftyone=fiftyone)
+    summary = review(Path(generated), Path(real), settings, fiftyone=fiftyone, ldm=ldm)
     row = {
         "dataset": str(generated),
         "accepted": summary.accepted,

@@ -20,7 +20,7 @@ from engine.errors import RunConflict
 from engine.evaluation.promotion import Ruling, rule
 from engine.generation.budget import check_disk_left
 from engine.generation.source import DrawerSource
-from engine.sections import Settings
+from engine.sections import LdmSettings, Settings
 from tasks.curate import FiftyOneUse, review_dataset
 from tasks.detector import compare_arms
 from tasks.generate import draw_dataset
@@ -52,13 +52,16 @@ def draw_night(nights: Nights, night: Night, source: DrawerSource, workers: int,
     return nights.write(night, drawn={**counts, **measured})
 
 
-def review_night(nights: Nights, night: Night, real: Path, settings: Settings, fiftyone: FiftyOneUse) -> Night:
-    """Run the gates, also against the pool; once a person has looked, once more, which brings back what was decided."""
+def review_night(
+    nights: Nights, night: Night, real: Path, settings: Settings, fiftyone: FiftyOneUse, ldm: LdmSettings
+) -> Night:
+    """Run the gates, also against the pool; once a person has looked, once more, which brings back what was decided.
+    Images are compared by the features of `ldm` too, as the comparison does: what it would stop on is out before."""
     if night.review is not None and (night.review["by_person"] or not night.looked):
         return night
     if night.base and not settings.review.pool:
         settings = replace(settings, review=replace(settings.review, pool=str(nights.folder / night.base)))
-    found = review_dataset(nights.folder_of(night) / "generated", real, settings, fiftyone)
+    found = review_dataset(nights.folder_of(night) / "generated", real, settings, fiftyone, ldm)
     return nights.write(night, review={**found, "by_person": night.looked})
 
 
@@ -82,15 +85,15 @@ def merge_night(nights: Nights, night: Night) -> Night:
     return nights.write(night, pool_images=manifest["images"])
 
 
-def compare_night(nights: Nights, night: Night, real: Path, settings: Settings) -> Night:
+def compare_night(nights: Nights, night: Night, real: Path, settings: Settings, ldm: LdmSettings) -> Night:
     """Train on real and on real + pool. Trainings on real images alone are taken over from earlier nights where they
-    are of the same data and settings."""
+    are of the same data and settings. Leaks are searched by the features of `ldm` too."""
     if night.comparison is not None:
         return night
     out = nights.folder_of(night) / "comparison"
     for earlier in reversed(nights.all()):
         take_over_trainings(nights.folder_of(earlier) / "comparison", out)
-    found = asdict(compare_arms(real, nights.folder_of(night) / "pool", out, settings))
+    found = asdict(compare_arms(real, nights.folder_of(night) / "pool", out, settings, ldm=ldm))
     kept = {name: found[name] for name in ("mean", "low", "high")}
     return nights.write(night, comparison={**kept, "outcome": found["verdict"]})
 

@@ -45,6 +45,11 @@ def open_settings(
 
 
 def open_ldm(params: str | Path | None, overrides: Iterable[str], ldm: str | Path) -> LdmSettings:
-    """The settings of a diffusion model that is named beside a job that does not draw with it; `id` is where it is."""
-    found, settings = open_settings(params, overrides, ldm)
-    return dataclasses.replace(settings.ldm, id=found)
+    """`ldm_settings` of a diffusion model that is named beside a job that does not draw with it."""
+    return ldm_settings(*open_settings(params, overrides, ldm))
+
+
+def ldm_settings(model: str, settings: Settings) -> LdmSettings:
+    """The settings of the diffusion model that `open_settings` gave. `id` is where it is; that of the model that ships
+    is its name, since results that hold it are to be the same wherever the engine is installed."""
+    return dataclasses.replace(settings.ldm, id=EMBEDDED if Path(model) == embedded_folder() else model)

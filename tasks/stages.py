@@ -15,6 +15,7 @@ from tasks.settings import open_settings
 
 PATHS = {"data", "ldm", "adapter", "out", "real", "generated", "base", "nights"}
 WITH_LDM = {"adapt-ldm", "train-adapter", "generate"}  # steps whose --ldm, where it is not given, is ldm.id
+LOOKS_ON = {"compare"}  # steps whose --ldm only reads pictures: settings are those that go with ldm.id
 # They say how the work is done, or hold settings that are compared by value.
 NOT_COMPARED = {"workers", "params", "set"}
 
@@ -69,7 +70,8 @@ def read_stage(workspace: Path, name: str) -> Stage:
         raise ConfigError(f"{where}: its command must be a `de` step, not: {commands[0]}")
     step, *rest = tokens[tokens.index("de") + 1 :]
     options, overrides = _options(rest, where)
-    _, settings = open_settings(options.get("params"), overrides, options.get("ldm"), workspace)
+    model = None if step in LOOKS_ON else options.get("ldm")
+    _, settings = open_settings(options.get("params"), overrides, model, workspace)
     defaults = {"ldm": settings.ldm.id} if step in WITH_LDM else {}
     return Stage(name, options, defaults, settings, _sections(entry), git_files_of(entry), workspace)
 

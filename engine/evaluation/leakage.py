@@ -30,6 +30,7 @@ from engine.sections import CompareSettings, LdmSettings
 log = logging.getLogger(__name__)
 _SHOWN = 5
 _BATCH = 32
+_BLOCK = 1024  # images whose features are compared at a time
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,25 @@ def search_leaks(
         beside[UNLABELLED] = read_dataset(real, UNLABELLED)
     if settings.leakage == "off":
         return {}
-    model = () if ldm is None else (load_ldm(ldm.id, ldm.revision, ldm.dtype, ldm.device), ldm.resolution)
+    model = _opened(ldm)
     told = dataclasses.replace(settings, leakage="report")
     return {
         **check_leakage(training, held_out, settings, *model),
         **check_leakage(beside, {"test": test}, told, *model),
     }
+
+
+def search_val(
+    training: Mapping[str, Dataset], val: Dataset, settings: CompareSettings, ldm: LdmSettings | None
+) -> dict[str, dict[str, int]]:
+    """`check_leakage` of what is trained on where something is chosen by validation images: what is found is counted
+    and logged. It stops nothing: a choice that was too hopeful is found out on the test split."""
+    return {} if settings.leakage == "off" else check_leakage(training, {"val": val}, settings, *_opened(ldm))
+
+
+def _opened(ldm: LdmSettings | None) -> tuple[()] | tuple[LatentDiffusion, int]:
+    """The last two arguments of `check_leakage`; none without a model."""
+    return () if ldm is None else (load_ldm(ldm.id, ldm.revision, ldm.dtype, ldm.device), ldm.resolution)
 
 
 def check_leakage(
@@ -102,8 +116,8 @@ def check_leakage(
         if split == "test" and settings.leakage == "stop":
             raise DatasetError(
                 f"{text}\nA score on images that were trained on says nothing. Take them out of one of the two (for "
-                "generated images: de review rejects what repeats held-out images), or set compare.leakage=report to "
-                "compare all the same; compare.leak_distance says how much alike is too much."
+                "generated images: de review rejects what repeats held-out images, with --ldm by features too), or set "
+                "compare.leakage=report to compare all the same; compare.leak_distance says how much alike is too much."
             )
         log.warning(text)
     return {
@@ -149,8 +163,10 @@ def find_alike(
         for split, others in held_out.items():
             if not len(units[where]) or not len(units[split]):
                 continue
-            best, places = (units[where] @ units[split].T).max(dim=1)
-            for image, value, place in zip(dataset.images, best.tolist(), places.tolist(), strict=True):
+            # Block by block: all pairs of two large datasets at once would take tens of gigabytes.
+            nearest_of = [(block @ units[split].T).max(dim=1) for block in units[where].split(_BLOCK)]
+            best, places = (torch.cat(column).tolist() for column in zip(*nearest_of, strict=True))
+            for image, value, place in zip(dataset.images, best, places, strict=True):
                 if value >= similarity:
                     other = others.images[place].file_name
                     leaks.append(Leak(where, image.file_name, split, other, f"features alike to {value:.3f}"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,30 +15,20 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from engine.config import as_dict
-from engine.data.dataset import Dataset, splits_of
-from engine.data.images import load_image
-from engine.data.pixels import Frame, read_pixels, resize, to_model
-from engine.data.sources import read_sources
-from engine.errors import DatasetError
+from engine.data.pixels import Frame, to_model
 from engine.ldm.autoencoder import train_decoder
 from engine.ldm.denoising import Batch, DenoisingSettings, DenoisingTrainer
 from engine.ldm.diffusion import LatentDiffusion, load_ldm
 from engine.ldm.families.conditioning import Conditioning
 from engine.ldm.folder import ADAPTATION, INDEX, find_ldm, hash_weights, read_index
+from engine.ldm.training_pictures import read_training_pictures
 from engine.sections import Settings
 
 _SMALL = 100_000_000  # parameters: below, the whole denoiser is tuned; above, LoRA
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]  # the projections of diffusers' attention, in every family
 _CONFIG = "config.json"
 _KEPT_SUFFIXES = {".json", ".txt", ".model", ".safetensors"}
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _WITHOUT_WORDS = 0.3  # share of samples that are trained with the empty prompt, as the adapter reads
-
-
-@dataclass(frozen=True)
-class _Picture:
-    pixels: Tensor  # uint8 (3, H, W) at the working size
-    prompt: str
 
 
 class _Trainee(nn.Module):
@@ -59,12 +48,16 @@ class _Trainee(nn.Module):
         return UNet2DConditionOutput(sample=self.ldm.denoise(latents, timesteps, conditioning))
 
 
-def adapt_ldm(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dict:
+def adapt_ldm(
+    data: Path, ldm: str | Path, out: Path, settings: Settings, style_of_unlabelled: str | None = None
+) -> dict:
     """Fine-tune `ldm` to the training images of `data` and save a whole pipeline folder `out`. Resumes.
 
     Args:
         data: a dataset folder (only the images of train.json are used, and with generation.unlabelled those of
             unlabelled.json, which are drawn from too), or a folder of images without any json.
+        style_of_unlabelled: words behind the prompts of the pictures of unlabelled.json, in place of generation.style:
+            where they are of another domain, the model learns which words stand for it.
 
     Returns:
         The record that is also written to `out`/adaptation.json.
@@ -76,7 +69,7 @@ def adapt_ldm(data: Path, ldm: str | Path, out: Path, settings: Settings) -> dic
     folder = find_ldm(ldm, settings.ldm.revision)
     model = load_ldm(ldm, settings.ldm.revision, "float32", settings.ldm.device)  # checks everything, gives the taps
     frame = Frame(settings.ldm.resolution, model.alignment)
-    pictures = _read_pictures(data, frame, settings)
+    pictures = read_training_pictures(data, frame, settings, style_of_unlabelled)
     denoiser, vae = model.denoiser, model.vae
     count = sum(p.numel() for p in denoiser.parameters())
     full = options.method == "full" or (options.method == "auto" and count < _SMALL)
@@ -181,33 +174,3 @@ def _augment(pixels: Tensor) -> Tensor:
         ]
     )
     return transform(pixels)
-
-
-def _read_pictures(data: Path, frame: Frame, settings: Settings) -> dict[tuple[int, int], list[_Picture]]:
-    """Training pictures by working size."""
-    pictures: dict[tuple[int, int], list[_Picture]] = {}
-    if data.is_dir() and splits_of(data):
-        dataset = read_sources(data, settings.generation.unlabelled)
-        for record in dataset.images:
-            size = frame.size_of(record.width, record.height)
-            prompt = _prompt_of(dataset, record, settings)
-            pictures.setdefault(size, []).append(_Picture(read_pixels(dataset, record, size), prompt))
-    elif data.is_dir():
-        for path in sorted(p for p in data.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES and not p.is_symlink()):
-            image = load_image(path)
-            size = frame.size_of(*image.size)
-            pictures.setdefault(size, []).append(_Picture(resize(image, size), ""))
-    if not pictures:
-        raise DatasetError(
-            f"No training images in {data}. Give a dataset folder with train.json, or a folder of images."
-        )
-    return pictures
-
-
-def _prompt_of(dataset: Dataset, record, settings: Settings) -> str:
-    """The words that generation will use for this image, so that the model knows them."""
-    from engine.generation.prompts import prompt_of
-
-    if settings.adapt_ldm.prompt == "none":
-        return ""
-    return prompt_of(dataset, record, settings.generation)

@@ -50,7 +50,7 @@ class NightWorkspace:
 
     def parameters(self, *overrides: str, **options) -> dict:
         folders = {name: str(self.root / name) for name in ("data", "adapter", "nights", "comparison")}
-        return {**folders, "ldm": "stub", "fiftyone": "off", "overrides": [*TINY, *overrides], **options}
+        return {**folders, "ldm": "world", "fiftyone": "off", "overrides": [*TINY, *overrides], **options}
 
     def run(self, *overrides: str, **options) -> dict:
         from flows.scale_up import scale_up

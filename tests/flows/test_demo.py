@@ -36,6 +36,7 @@ def test_demo_leaves_its_results_and_goes_on_where_it_stopped(tmp_path):
     out = tmp_path / "out"
     results = json.loads((out / "results.json").read_text())
     assert {len(arm["map"]) for arm in results["arms"].values()} == {2} == {len(results["seeds"])}
+    assert results["searched_with"] == "world" and results["leakage"]["generated"]
     assert {"mean", "ci95"} <= set(results["delta"]) and {"settings", "versions"} <= set(results)
     manifest = json.loads((out / "generated" / "manifest.json").read_text())
     assert manifest["counts"]["planned"] == 8 and (out / "generated" / "annotations.json").exists()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from engine.data.world_folder import write_world
-from engine.errors import ConfigError
+from engine.errors import ConfigError, RunConflict
+from engine.ldm import embedded_folder
 from flows.cli import app
-from flows.study_presets import PRESETS, counts
+from flows.study import StudyRequest
+from flows.study_presets import PRESETS, Case, counts
+from tasks.settings import open_settings
 
 SMALL = [
     *("adapter.steps=2", "adapter.batch_size=4", "adapter.width=32", "adapter.cache_views=1"),
@@ -48,6 +53,12 @@ def world(tmp_path_factory):
     return folder
 
 
+def request_of(folder, overrides=(), ldm="world", **changes):
+    values = {"preset": "data-sparse", "real": folder, "target": None, "out": folder / "out", "times": 1.0, "seed": 0}
+    values |= {"fit": False, "seeds": 2, **changes}
+    return StudyRequest(**values, open_settings=lambda more: open_settings(None, (*overrides, *more), ldm))
+
+
 def study(*arguments):
     settings = [word for text in SMALL for word in ("--set", text)]
     return CliRunner().invoke(app, ["study", *map(str, arguments), "--ldm", "world", "--seeds", "2", *settings])
@@ -75,12 +86,108 @@ def test_a_study_runs_from_labels_to_the_table_and_does_nothing_twice(world, tmp
     assert other.exit_code == 2 and "holds a study with other times" in other.output
 
 
+def test_a_study_is_of_the_weights_of_its_model_and_of_every_split(world, tmp_path):
+    import flows.study as steps
+
+    copy, model = tmp_path / "world", tmp_path / "model"
+    shutil.copytree(world, copy)
+    shutil.copytree(embedded_folder(), model)
+    request = request_of(copy, target=world, out=tmp_path / "out", ldm=model)
+    steps._claim(request)
+    steps._claim(request)
+    splits = {split: (copy / f"{split}.json").read_bytes() for split in ("train", "val", "test")}
+    for split, content in splits.items():
+        pictures = json.loads(content)
+        pictures["annotations"][0]["bbox"][2] -= 1
+        (copy / f"{split}.json").write_text(json.dumps(pictures))
+        with pytest.raises(RunConflict, match=f"holds a study with other real {split}[.]"):
+            steps._claim(request)
+        with pytest.raises(RunConflict, match=f"other .*target {split}"):
+            steps._claim(dataclasses.replace(request, real=world, target=copy))
+        (copy / f"{split}.json").write_bytes(content)
+    shutil.copyfile(copy / "val.json", copy / "unlabelled.json")
+    with pytest.raises(RunConflict, match="with other real unlabelled[.]"):
+        steps._claim(request)
+    (copy / "unlabelled.json").unlink()
+    (model / "unet" / "config.json").write_text((model / "unet" / "config.json").read_text() + "\n")
+    with pytest.raises(RunConflict, match="with other weights of the model[.]"):
+        steps._claim(request)
+
+
+def test_a_folder_that_an_earlier_version_made_is_refused_in_one_message(world, tmp_path):
+    import flows.study as steps
+
+    (tmp_path / "request.json").write_text(json.dumps({"preset": "data-sparse", "real": "0", "model": "world"}))
+    with pytest.raises(RunConflict, match="of an earlier version, which did not note its real train, real val"):
+        steps._claim(request_of(world, out=tmp_path))
+
+
+def test_the_arms_of_pretraining_come_beside_those_that_the_user_asked_for(tmp_path, monkeypatch):
+    import engine.evaluation.compare
+    import flows.study as steps
+
+    given = []
+    monkeypatch.setattr(engine.evaluation.compare, "compare", lambda *a, **named: given.append(a[3].compare.controls))
+    for name in ("_adapter", "_generated", "_dataset"):
+        monkeypatch.setattr(steps, name, lambda *a: tmp_path)
+    request = request_of(tmp_path, ("compare.controls=[permuted, pretrained]",), preset="pretrain")
+    for case in PRESETS["pretrain"](200, ["10%"], []):
+        steps._run_case(request, case, print)
+    assert given == [("permuted", "pretrained", "generated_first")]
+
+
+def test_every_case_searches_for_leaks_with_the_model_that_it_draws_with(tmp_path, monkeypatch):
+    import engine.evaluation.compare
+    import flows.study as steps
+
+    given = []
+    monkeypatch.setattr(engine.evaluation.compare, "compare", lambda *a, **named: given.append(named["ldm"]) or {})
+    monkeypatch.setattr(steps, "_adapter", lambda *a: tmp_path)
+    monkeypatch.setattr(steps, "_generated", lambda *a: tmp_path)
+    monkeypatch.setattr(steps, "_fitted", lambda *a: str(tmp_path / "fitted"))
+    for fit in (False, True):
+        steps._run_case(request_of(tmp_path, fit=fit), Case("all"), print)
+    assert [(ldm.id, ldm.resolution) for ldm in given] == [("world", 64), (str(tmp_path / "fitted"), 64)]
+
+
+def test_what_is_drawn_for_another_domain_names_it_and_a_fit_learns_its_words(world, tmp_path, monkeypatch):
+    import engine.evaluation.compare
+    import engine.ldm.adapt
+    import flows.study as steps
+
+    drawn, fitted = [], []
+    monkeypatch.setattr(engine.evaluation.compare, "compare", lambda *a, **named: {})
+    monkeypatch.setattr(engine.ldm.adapt, "adapt_ldm", lambda *a: fitted.append((a[3].generation.style, a[4])))
+    monkeypatch.setattr(steps, "_adapter", lambda *a: tmp_path)
+    monkeypatch.setattr(steps, "_generated", lambda *a: drawn.append(a[5].generation.style) or tmp_path)
+    sketch = tmp_path / "sketch"
+    shutil.copytree(world, sketch)
+    given = {"target": sketch, "preset": "cross-domain", "out": tmp_path / "out", "fit": True}
+    for overrides, style, words in (
+        ((), None, "sketch"),
+        ((), "pencil drawing", "pencil drawing"),
+        (("generation.style=ink",), None, "ink"),
+        (("generation.style=ink",), "", ""),
+        (("generation.prompt=none",), None, ""),
+    ):
+        request = request_of(world, overrides, style=style, **given)
+        steps._run_case(request, Case("across", unlabelled=True), print)
+        assert drawn.pop() == words and fitted.pop() == ("", words)
+        assert steps._style(request, request.open_settings(())[1]) == words
+    steps._run_case(request_of(world, ("generation.style=ink",), out=tmp_path / "one", fit=True), Case("all"), print)
+    assert drawn == ["ink"] and fitted == [("ink", None)]
+
+
 def test_what_makes_no_sense_is_said_in_one_message(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, words in (
         (("nonsense",), "write one of data-sparse"),
         (("cross-domain",), "--target DIR"),
-        (("pretrain", "--target", world), "--target DIR"),
+        (("pretrain", "--target", world), "--target is for cross-domain: de study pretrain does not"),
+        (("pretrain", "--style", "ink"), "--style is for cross-domain: de study pretrain does not"),
+        (("pretrain", "--detectors", "small"), "--detectors is for detectors: de study pretrain does not"),
+        (("detectors", "--sizes", "10%"), "--sizes is for data-sparse, label-scarce"),
+        (("cross-domain", "--target", world, "--sizes", "10%"), "--sizes is for data-sparse"),
         (("pretrain", "--sizes", "x"), "--sizes x"),
     ):
         result = study(*arguments, "--real", world, "--out", "out")

@@ -40,9 +40,9 @@ def workspace(tmp_path_factory):
 @pytest.mark.slow
 def test_tuning_writes_settings_and_needs_no_test_split(workspace, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flows.tune.FLOOR", 0.01)  # of an adapter that has learned next to nothing
+    monkeypatch.setattr("flows.tune_pool.FLOOR", 0.01)  # of an adapter that has learned next to nothing
     monkeypatch.setattr("flows.tune.SHARES", (0.5,))  # few candidates: each training is a process
-    monkeypatch.setattr("flows.tune.PRECISIONS", (0.75,))
+    monkeypatch.setattr("flows.tune_pool.PRECISIONS", (0.75,))
     (workspace / "world" / "test.json").unlink()
     given = ("tune", "--data", workspace / "world", "--adapter", workspace / "adapter", "--out", "tune")
     short = run(*given, "--images", "32", "--minutes", "0.1")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from night_workspace import workspace  # noqa: F401
 
@@ -21,6 +23,9 @@ def test_nights_grow_the_pool_by_what_is_new_and_does_no_harm(workspace, monkeyp
     assert first["verdict"] == "promoted" and first["images"] == first["pool_images"] == workspace.accepted(1) > 0
     assert workspace.night(1).plan["class_weights"] == [] and workspace.night(1).plan["measured"] == "calibration"
     assert workspace.promoted() == {"format": 1, "night": 1, "pool": "0001/pool", "images": first["pool_images"]}
+    found = json.loads((workspace.nights.folder / "0001" / "comparison" / "results.json").read_text())
+    gates = json.loads((workspace.nights.folder / "0001" / "generated" / "gates.json").read_text())
+    assert found["searched_with"] == "world" and gates["features"]["id"] == "world"
     report = (workspace.nights.folder / "0001" / "report.md").read_text()
     assert first["version"] is None and "No version: Nothing was versioned: " in report
 

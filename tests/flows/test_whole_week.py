@@ -56,7 +56,7 @@ def versioned(workspace, monkeypatch) -> NightWorkspace:
     root = workspace.root
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(root.parent / "site"))
     entry = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pool"]
-    entry["cmd"] = "de pool --nights nights --data data --ldm stub --adapter adapter --out pool"
+    entry["cmd"] = "de pool --nights nights --data data --ldm world --adapter adapter --out pool"
     entry["deps"] = ["data"]  # the stand-in's folder holds its log
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"pool": entry}}))
     (root / ".gitignore").write_text("/nights/*\n!/nights/promoted.json\n/pool\n/adapter\n/data\n/comparison\n")

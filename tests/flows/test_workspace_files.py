@@ -15,6 +15,7 @@ from engine.config import load_settings
 from flows.cli import app
 from tasks.pool import POOL
 from tasks.server import api_url
+from tasks.settings import open_settings
 from tasks.stages import read_stage
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,12 @@ def test_a_deployments_run_does_the_work_of_its_stage(deployment, stage):
     given = {"out": "pool", **entry["parameters"]}  # the nights have no option for that: they take the stage's
     compared = {name: given[name] for name in wanted.comparable(wanted.options)}
     assert wanted.comparable(compared) == wanted.comparable(wanted.options)
+
+
+def test_the_comparison_knows_the_model_that_it_searches_for_leaks_with_and_keeps_the_settings_of_the_workspace():
+    stage = read_stage(ROOT, "compare")
+    assert stage.options["ldm"] == "models/ldm" and "models/ldm" in STAGES["compare"]["deps"]
+    assert stage.settings == open_settings(folder=ROOT)[1] and "ldm" in stage.sections
 
 
 def test_deployments_are_flows_that_take_their_parameters():

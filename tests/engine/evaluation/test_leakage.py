@@ -9,11 +9,13 @@ from engine.config import load_settings
 from engine.data.dataset import read_dataset, subset, write_dataset
 from engine.data.pixels import Frame
 from engine.errors import DatasetError
-from engine.evaluation.leakage import check_leakage, find_alike, find_leaks, search_leaks
+from engine.evaluation.leakage import check_leakage, find_alike, find_leaks, search_leaks, search_val
 from engine.ldm import embedded_folder
 from engine.ldm.diffusion import load_ldm
+from engine.sections import LdmSettings
 
 SETTINGS = load_settings().compare
+FOUND = "images that repeat val images"
 
 
 @pytest.fixture
@@ -68,6 +70,26 @@ def test_copies_of_validation_images_are_told_and_stop_nothing(splits, tmp_path,
     copies = with_copies(splits, lambda p: p, tmp_path / "de")
     counts = check_leakage({"generated": copies}, {"val": splits["test"]}, SETTINGS)
     assert counts["generated"] == {"images that repeat val images": 2} and "repeat images of val.json" in caplog.text
+
+
+def test_what_is_chosen_by_validation_images_tells_what_repeats_them_by_features_too(splits, tmp_path, caplog):
+    copies = with_copies(splits, lambda p: p, tmp_path / "de")
+    ldm = LdmSettings(id="world", resolution=64, device="cpu")
+    blind = dataclasses.replace(SETTINGS, leak_distance=0, leak_similarity=0.9)
+    assert search_val({"generated": copies}, splits["test"], SETTINGS, None)["generated"] == {FOUND: 2}
+    by_bits = search_val({"generated": copies}, splits["test"], blind, None)["generated"][FOUND]
+    assert search_val({"generated": copies}, splits["test"], blind, ldm)["generated"][FOUND] == 2 >= by_bits
+    assert "repeat images of val.json" in caplog.text
+    assert search_val({"generated": copies}, splits["test"], dataclasses.replace(SETTINGS, leakage="off"), None) == {}
+
+
+def test_features_are_compared_block_by_block_with_the_same_outcome(splits, tmp_path, monkeypatch):
+    copies = with_copies(splits, lambda p: p, tmp_path / "de")
+    ldm = load_ldm("world", device="cpu")
+    arguments = ({"generated": copies}, {"test": splits["test"]}, 0.5, ldm, Frame(64, ldm.alignment))
+    at_once = find_alike(*arguments)
+    monkeypatch.setattr("engine.evaluation.leakage._BLOCK", 3)
+    assert find_alike(*arguments) == at_once and len(at_once) >= 2
 
 
 def test_scenes_that_differ_are_no_leaks(splits):
