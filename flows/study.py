@@ -94,12 +94,12 @@ def _splits(name: str, folder: Path | None) -> dict[str, str | None]:
 def _run_case(request: StudyRequest, case: Case, tell: Callable[[str], None]) -> dict:
     from engine.evaluation.compare import compare
 
-    drawing = (f"generation.unlabelled={str(case.unlabelled).lower()}",)
+    drawing = () if case.unlabelled is None else (f"generation.unlabelled={str(case.unlabelled).lower()}",)
     model, settings = request.open_settings((*drawing, *case.overrides))
     style = _style(request, settings)
     settings = _with_controls(_styled(settings, style), case.controls)
     data = _dataset(request, case)
-    key = data.name + ("-all" if case.unlabelled else "")
+    key = data.name + ("-all" if settings.generation.unlabelled else "")
     if request.fit:
         model = _fitted(data, model, request.out / "ldm" / key, settings, style, tell)
     adapter = _adapter(data, model, request.out / "adapters" / key, settings, tell)

@@ -21,7 +21,7 @@ class Case:
     Attributes:
         name: its folder and its row.
         labels: how many of the training images keep their labels; None for all.
-        unlabelled: draw from the other pictures too.
+        unlabelled: draw from the pictures without labels too; None: as generation.unlabelled says.
         overrides: settings section.key=value of the comparison, beside the user's.
         controls: arms of the comparison, beside those of the user's compare.controls.
         semi: an arm with the adapter's labels on the unlabelled pictures as they are.
@@ -30,7 +30,7 @@ class Case:
 
     name: str
     labels: int | None = None
-    unlabelled: bool = False
+    unlabelled: bool | None = None
     overrides: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     semi: bool = False
@@ -39,7 +39,7 @@ class Case:
 
 def data_sparse(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
     """Few pictures, all labelled, and no others."""
-    return [Case(f"{count} images", count) for count in counts(images, sizes)]
+    return [Case(f"{count} images", count, unlabelled=False) for count in counts(images, sizes)]
 
 
 def label_scarce(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:

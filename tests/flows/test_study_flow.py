@@ -37,7 +37,8 @@ def test_sizes_are_numbers_and_shares_of_what_there_is():
 def test_presets_say_what_each_case_may_see():
     for name, cases in PRESETS.items():
         for case in cases(200, ["10%", "200"], ["small", "small:rtdetr"]):
-            assert case.unlabelled == (name in ("label-scarce", "semi-supervised", "cross-domain"))
+            seen = {"data-sparse": False, "label-scarce": True, "semi-supervised": True, "cross-domain": True}
+            assert case.unlabelled is seen.get(name)
             assert case.semi == (name in ("semi-supervised", "cross-domain"))
             assert not (case.unlabelled and case.labels == 200)  # nothing is unlabelled then
     assert [c.overrides for c in PRESETS["detectors"](200, ["10%"], ["a", "b"])] == [
@@ -176,6 +177,21 @@ def test_what_is_drawn_for_another_domain_names_it_and_a_fit_learns_its_words(wo
         assert steps._style(request, request.open_settings(())[1]) == words
     steps._run_case(request_of(world, ("generation.style=ink",), out=tmp_path / "one", fit=True), Case("all"), print)
     assert drawn == ["ink"] and fitted == [("ink", None)]
+
+
+def test_pictures_without_labels_are_drawn_from_as_the_preset_or_else_the_user_says(world, tmp_path, monkeypatch):
+    import engine.evaluation.compare
+    import flows.study as steps
+
+    drawn = []
+    monkeypatch.setattr(engine.evaluation.compare, "compare", lambda *a, **named: {})
+    monkeypatch.setattr(steps, "_adapter", lambda *a: tmp_path)
+    monkeypatch.setattr(steps, "_generated", lambda *a: drawn.append(a[5].generation.unlabelled) or tmp_path)
+    for wanted in (False, True):
+        request = request_of(world, (f"generation.unlabelled={str(wanted).lower()}",), out=tmp_path / "out")
+        for preset, seen in ((None, wanted), (False, False), (True, True)):
+            steps._run_case(request, Case("one", unlabelled=preset), print)
+            assert drawn.pop() is seen
 
 
 def test_what_makes_no_sense_is_said_in_one_message(world, tmp_path, monkeypatch):
