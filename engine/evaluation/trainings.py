@@ -40,9 +40,10 @@ class Job:
     digest: str
 
 
-def train_one(job: Job, test: Dataset, settings: Settings) -> dict:
-    """Train one detector and predict the test split: {"detections", "curve", "seconds"}. A training that was stopped
-    goes on from its state beside the job's file."""
+def train_one(job: Job, test: Dataset, settings: Settings, val: Dataset | None = None) -> dict:
+    """Train one detector and predict the test split: {"detections", "curve", "seconds"}; where there is a validation
+    split, {"validation"} too: the detections on it. A training that was stopped goes on from its state beside the job's
+    file."""
     arm, seed = job.arm, job.seed
     options = dataclasses.replace(settings.detector, **arm.detector)
     device = choose_device(settings.ldm.device)
@@ -60,23 +61,33 @@ def train_one(job: Job, test: Dataset, settings: Settings) -> dict:
         job.digest,
     )
     built.module.eval()
-    detections = predict(built.module.detect, test, built.frame, device=device)
-    return {"detections": detections, "curve": record.curve, "seconds": record.seconds}
+    found = {"detections": predict(built.module.detect, test, built.frame, device=device)}
+    if val is not None:
+        found["validation"] = predict(built.module.detect, val, built.frame, device=device)
+    return {**found, "curve": record.curve, "seconds": record.seconds}
 
 
-def plan_jobs(arms: Sequence[ArmPlan], seeds: Sequence[int], out: Path, settings: Settings, test: Dataset) -> list[Job]:
+def plan_jobs(
+    arms: Sequence[ArmPlan],
+    seeds: Sequence[int],
+    out: Path,
+    settings: Settings,
+    test: Dataset,
+    val: Dataset | None = None,
+) -> list[Job]:
     """Every training with the digest of all that decides its outcome, seed after seed."""
     # A digest reads every picture: once for a dataset, however many arms and seeds train on it.
     datasets = {id(source.dataset): source.dataset for arm in arms for source in arm.sources}
     digests = {key: dataset.digest() for key, dataset in datasets.items()}
-    scored = test.digest()
+    # Without a validation split the digest is what it was before there could be one: such trainings are found again.
+    scored = [split.digest() for split in (test, val) if split is not None]
     decides = {name: value for name, value in as_dict(settings.detector).items() if name != "save_every"}
     decides["weights_sha256"] = weights_sha256(settings.detector)
     jobs = []
     for seed in seeds:
         for arm in arms:
             recipes = [[source.recipe(), digests[id(source.dataset)]] for source in arm.sources]
-            key = digest([scored, arm.name, recipes, arm.steps_factor, seed, {**decides, **arm.detector}])
+            key = digest([*scored, arm.name, recipes, arm.steps_factor, seed, {**decides, **arm.detector}])
             jobs.append(Job(arm, seed, out / "arms" / arm.name / f"seed-{seed}.json", key))
     return jobs
 
@@ -90,7 +101,13 @@ def trainings_at_once(settings: Settings) -> int:
     return 1 if choose_device(settings.ldm.device).type != "cpu" else os.cpu_count() or 1
 
 
-def run_jobs(jobs: list[Job], test: Dataset, settings: Settings, on_progress: Callable[[int, int], None]) -> None:
+def run_jobs(
+    jobs: list[Job],
+    test: Dataset,
+    settings: Settings,
+    on_progress: Callable[[int, int], None],
+    val: Dataset | None = None,
+) -> None:
     """Run what is not done yet, one process per core on a CPU (two small trainings beat one with two threads)."""
     pending = [job for job in jobs if read_job(job) is None]
     done = len(jobs) - len(pending)
@@ -102,7 +119,7 @@ def run_jobs(jobs: list[Job], test: Dataset, settings: Settings, on_progress: Ca
     context = multiprocessing.get_context("spawn")
     failures = []
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread, initargs=(workers,)) as pool:
-        futures = {pool.submit(_run, job, test, settings): job for job in pending}
+        futures = {pool.submit(_run, job, test, settings, val): job for job in pending}
         for future in as_completed(futures):
             job = futures[future]
             try:
@@ -122,8 +139,8 @@ def _one_thread(workers: int) -> None:
         torch.set_num_threads(1)
 
 
-def _run(job: Job, test: Dataset, settings: Settings) -> None:
-    result = train_one(job, test, settings)
+def _run(job: Job, test: Dataset, settings: Settings, val: Dataset | None) -> None:
+    result = train_one(job, test, settings, val)
     job.path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(job.path, json.dumps({"digest": job.digest, **result}).encode())
     remove_state(_state_of(job))
