@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from engine.detection.training import fit
 from engine.detection.zoo.weights import weights_sha256
 from engine.errors import RunFailed
 from engine.evaluation.arms import ArmPlan
+from engine.generation.devices import environment_of, gpus_for
 from engine.ldm.device import choose_device
 from engine.sections import Settings
 
@@ -93,12 +95,14 @@ def plan_jobs(
 
 
 def trainings_at_once(settings: Settings) -> int:
-    """One process a core of a CPU; one alone where there is a GPU.
+    """One process a GPU; on a CPU one a core.
 
     Raises:
         ModelError: torch does not see the device of the settings.
     """
-    return 1 if choose_device(settings.ldm.device).type != "cpu" else os.cpu_count() or 1
+    if choose_device(settings.ldm.device).type == "cpu":
+        return os.cpu_count() or 1
+    return len(gpus_for(settings, 1)) or 1
 
 
 def run_jobs(
@@ -108,7 +112,8 @@ def run_jobs(
     on_progress: Callable[[int, int], None],
     val: Dataset | None = None,
 ) -> None:
-    """Run what is not done yet, one process per core on a CPU (two small trainings beat one with two threads)."""
+    """Run what is not done yet, one process per GPU, or per core on a CPU (two small trainings beat one with two
+    threads)."""
     pending = [job for job in jobs if read_job(job) is None]
     done = len(jobs) - len(pending)
     on_progress(done, len(jobs))
@@ -116,9 +121,8 @@ def run_jobs(
         return
     build_detector(settings.detector, len(test.categories))  # what cannot be built is said before anything is trained
     workers = min(len(pending), trainings_at_once(settings))
-    context = multiprocessing.get_context("spawn")
     failures = []
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread, initargs=(workers,)) as pool:
+    with open_pool(workers, gpus_for(settings, 1)) as pool:
         futures = {pool.submit(_run, job, test, settings, val): job for job in pending}
         for future in as_completed(futures):
             job = futures[future]
@@ -134,9 +138,29 @@ def run_jobs(
         raise RunFailed("Trainings failed; run again to go on with the rest:\n  " + "\n  ".join(failures[:10]))
 
 
-def _one_thread(workers: int) -> None:
+def open_pool(workers: int, gpus: Sequence[str]) -> ProcessPoolExecutor:
+    """Worker processes, each with a GPU of its own for as long as it lives: at most one training is on a GPU.
+
+    Args:
+        gpus: names as in CUDA_VISIBLE_DEVICES, at least one a worker; none where there is no GPU.
+    """
+    context = multiprocessing.get_context("spawn")
+    left = context.SimpleQueue()
+    for gpu in gpus:
+        left.put(gpu)
+    return ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_settle, initargs=(workers, left if gpus else None)
+    )
+
+
+def _settle(workers: int, left: SimpleQueue | None) -> None:
+    """In a worker process, before its first training: take a GPU that is left, and a share of the cores."""
+    if left is not None:
+        # CUDA reads it at its first use, which is later than the import of torch.
+        os.environ.update(environment_of(left.get()))
     if workers > 1:
-        torch.set_num_threads(1)
+        # One thread on a CPU however many workers there are: the number of threads changes the last bits of a training.
+        torch.set_num_threads(1 if left is None else max(1, (os.cpu_count() or 1) // workers))
 
 
 def _run(job: Job, test: Dataset, settings: Settings, val: Dataset | None) -> None:
