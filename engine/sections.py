@@ -123,7 +123,7 @@ class GenerationSettings:
     class_weights: tuple[str, ...] = _limit((), help="CLASS=WEIGHT: images with a class of weight 3 serve three times")
     size_weights: tuple[str, ...] = _limit((), help="likewise small=WEIGHT, medium=WEIGHT, large=WEIGHT: COCO's sizes")
     balance: str = _limit("none", choices=("none", "rarity"), help="rarity: classes in fewer images weigh more")
-    weak_classes: str = _limit("", help="results.json of a comparison: classes with less AP weigh more")
+    weak_classes: str = _limit("", help="results.json: classes with less AP on validation images weigh more")
     weak_sizes: str = _limit("", help="likewise: sizes of objects with less AP weigh more")
     requests: str = _limit("", help="requests.jsonl of a review: sources asked for more serve more often")
     sampler: str = _limit("ddim", choices=("ddim", "euler_trailing", "lcm"), help="the last two: distilled models")

@@ -6,6 +6,7 @@ that fills, changes no image of a night that goes on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,13 @@ from engine.data.sources import read_sources
 from engine.generation.budget import Measured, allowed_images, measure
 from engine.generation.disk import ImageSize
 from engine.generation.source import DrawerSource
+from engine.generation.weakness import has_validation
 from engine.generation.wishes import class_weights, size_weights, sizes_as_words, weights_as_words
 from engine.sections import Settings
 from tasks.night_file import Night, Nights
 from tasks.retry import RETRIED
 
+log = logging.getLogger(__name__)
 RESULTS = "results.json"
 
 
@@ -44,7 +47,7 @@ def plan_night(nights: Nights, night: Night, source: DrawerSource, comparison: P
     if night.plan is not None:
         return night
     dataset = read_sources(source.data, source.settings.generation.unlabelled)
-    weak_in = last_results(nights, comparison)
+    weak_in = weak_results(nights, comparison)
     asked = gather_requests(nights, night, source.settings)
     weights = weights_of(dataset, source.settings, weak_in)
     tonight = replace(source, settings=night_settings(source.settings, **weights, requests=asked))
@@ -62,6 +65,25 @@ def plan_night(nights: Nights, night: Night, source: DrawerSource, comparison: P
         "measured": "last night" if found else "calibration",
     }
     return nights.write(night, base=nights.promoted(), plan=plan)
+
+
+def weak_results(nights: Nights, comparison: Path | None) -> Path | None:
+    """The last results.json, where it can tell what the detector is weak in: by validation scores. Without them the
+    night goes on and draws all classes and sizes alike, and says so: nobody gave this file by name, the next comparison
+    may hold what is missing, and a night that stops draws nothing.
+
+    Raises:
+        DatasetError: the file is not usable.
+    """
+    path = last_results(nights, comparison)
+    if path is None or has_validation(path):
+        return path
+    log.warning(
+        "%s holds no validation scores, and test scores do not decide what is drawn: tonight no class or size is drawn "
+        "more for being weak. Nights after a comparison on a dataset with val.json (de import --val) do so again.",
+        path,
+    )
+    return None
 
 
 def last_results(nights: Nights, comparison: Path | None) -> Path | None:

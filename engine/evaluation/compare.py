@@ -2,8 +2,9 @@
 
 Every arm has the same number of optimisation steps (two controls say that they have more), the same schedule and the
 same seeds. The last weights are scored, or their average: none is selected. The test split is scored once a trained
-detector exists, and nothing is chosen by it; before that it is only searched for images that are trained on. Each
-training leaves its own file, so a run that was stopped goes on where it was.
+detector exists, and nothing is chosen by it; before that it is only searched for images that are trained on. The
+validation split, where there is one, is scored beside it: what is drawn next may follow those scores (see
+`engine.generation.weakness`). Each training leaves its own file, so a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ def compare(
     """Train every arm with every seed, score on the untouched test split, write results.json and report.html.
 
     Args:
-        real: dataset folder with train.json and test.json. generated: dataset folder with annotations.json; images that
-            review rejected are left out, and boxes are as a person left them (`training_labels`). further: more of
-            them, an arm each, by name.
+        real: dataset folder with train.json and test.json, and val.json if validation scores are wanted.
+        generated: dataset folder with annotations.json; images that review rejected are left out, and boxes are as a
+            person left them (`training_labels`). further: more of them, an arm each, by name.
         ldm: a diffusion model whose features are compared too in the search for leaks.
         on_progress: called with (trainings done, trainings in all).
         version_of: names the version of a dataset by its digests, for results.json.
@@ -66,7 +67,8 @@ def compare(
         RunFailed: a training failed; the others are kept and a second run goes on.
     """
     train, test = read_dataset(real, "train"), read_dataset(real, "test")
-    check_classes({"train.json": train, "test.json": test})
+    val = _read_validation(real)
+    check_classes({"train.json": train, "test.json": test} | ({"val.json": val} if val else {}))
     accepted = read_generated(generated, train)
     others = {name: read_generated(folder, train) for name, folder in (further or {}).items()}
     arms = plan_arms(train, accepted, settings.compare, others)
@@ -83,12 +85,18 @@ def compare(
         version_of,
     )
     count = list(range(seeds or settings.compare.seeds))
-    jobs = plan_jobs(arms, count, out, settings, test)
-    run_jobs(jobs, test, settings, on_progress)
+    jobs = plan_jobs(arms, count, out, settings, test, val)
+    run_jobs(jobs, test, settings, on_progress, val)
     multiples = {name: len(data.images) / len(train.images) for name, data in scaled.items()}
     extra = {"leakage": leakage, "further": {name: str(folder) for name, folder in (further or {}).items()}}
     extra |= {"trained_on": pinned, "searched_with": None if ldm is None else ldm.id}
-    return _write(real, generated, out, settings, arms, jobs, train, test, accepted, count, multiples, extra)
+    return _write(real, generated, out, settings, arms, jobs, train, test, val, accepted, count, multiples, extra)
+
+
+def _read_validation(real: Path) -> Dataset | None:
+    """The validation split; None where there is none, or none of its images is left."""
+    val = read_dataset(real, "val") if (real / "val.json").is_file() else None
+    return val if val and val.images else None
 
 
 def read_generated(folder: Path, train: Dataset) -> Dataset:
@@ -122,7 +130,7 @@ def _scaled(train: Dataset, accepted: Dataset, settings: Settings) -> dict[str, 
 
 
 def _write(
-    real, generated, out, settings, arms, jobs, train, test, accepted, seeds: Sequence[int], multiples, extra
+    real, generated, out, settings, arms, jobs, train, test, val, accepted, seeds: Sequence[int], multiples, extra
 ) -> dict:
     from engine.report import changed_images, compare_command, gallery_from, write_report
 
@@ -137,6 +145,7 @@ def _write(
             sum(s.share * (s.last - s.first) for s in arm.sources[1:]),
             [results_of[arm.name, s]["seconds"] for s in seeds],
             {"note": arm.note, "steps": round(settings.detector.steps * arm.steps_factor)},
+            [evaluate(val, results_of[arm.name, s]["validation"]) for s in seeds] if val else (),
         )
         for arm in arms
     ]
@@ -165,6 +174,11 @@ def _write(
             "real": real.name,
             "train": {"images": len(train.images), "objects": len(train.annotations), "sha256": digests["train"]},
             "test": {"images": len(test.images), "objects": len(test.annotations), "sha256": digests["test"]},
+            **(
+                {"val": {"images": len(val.images), "objects": len(val.annotations), "sha256": val.digest()}}
+                if val
+                else {}
+            ),
             "accepted": {"images": len(accepted.images), "objects": len(accepted.annotations)},
         },
         generated=_generated_summary(generated, accepted),

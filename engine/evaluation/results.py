@@ -4,7 +4,9 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
 
     arms: {name: {map, map50, map75, map_small, map_medium, map_large, ar100: [per seed],
                   per_class, per_class50: {class: [per seed]}, loss_curve: [[[step, loss], ...] per seed],
-                  train_images, generated_share, seconds: [per seed], notes}}
+                  train_images, generated_share, seconds: [per seed], notes,
+                  validation: {the same scores and per_class, per_class50, of the validation images}; it is there only
+                  where the dataset has a validation split}}
     arm_order, baseline, treatment: names of arms
     deltas: {arm: {mean, ci95: [low, high], verdict, per_seed, seed_error, image_error, seeds_to_settle, resamples,
                    baseline, treatment}} of every arm against its baseline; delta: the one of `treatment`
@@ -46,7 +48,8 @@ SECTIONS = ("settings", "versions", "data", "generated", "adapter")
 class Arm:
     """One way of training: its test scores, losses ((step, loss) pairs) and training seconds, each once per seed.
 
-    train_images: different images that it may draw; generated_share: of its batches, over all steps.
+    train_images: different images that it may draw; generated_share: of its batches, over all steps; validation: its
+    scores on the validation split, once per seed too, or empty without one.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Arm:
     generated_share: float
     seconds: Sequence[float]
     notes: Mapping = field(default_factory=dict)
+    validation: Sequence[Metrics] = ()
 
 
 def build_results(
@@ -156,27 +160,36 @@ def read_results(path: Path) -> dict:
     return results
 
 
-def _arm(arm: Arm) -> dict:
-    scores = {score: [getattr(metrics, score) for metrics in arm.metrics] for score in SCORES}
+def _scores(each: Sequence[Metrics]) -> dict:
+    """Lists with an entry per seed."""
+    scores = {score: [getattr(metrics, score) for metrics in each] for score in SCORES}
     by_class = {
-        key: {name: [getattr(metrics, key)[name] for metrics in arm.metrics] for name in getattr(arm.metrics[0], key)}
+        key: {name: [getattr(metrics, key)[name] for metrics in each] for name in getattr(each[0], key)}
         for key in ("per_class", "per_class50")
-        if arm.metrics
+        if each
     }
+    return {**scores, **by_class}
+
+
+def _arm(arm: Arm) -> dict:
     return {
-        **scores,
-        **by_class,
+        **_scores(arm.metrics),
         "loss_curve": [[[int(step), float(loss)] for step, loss in curve] for curve in arm.loss_curve],
         "train_images": int(arm.train_images),
         "generated_share": float(arm.generated_share),
         "seconds": [float(value) for value in arm.seconds],
         "notes": dict(arm.notes),
+        **({"validation": _scores(arm.validation)} if arm.validation else {}),
     }
 
 
 def _arm_faults(arm: Mapping, seeds: int) -> list[str]:
     lists = {key: arm.get(key) for key in (*SCORES, "loss_curve", "seconds")}
     lists |= {f"per_class {name}": values for name, values in arm.get("per_class", {}).items()}
+    if "validation" in arm:
+        seen = arm["validation"]
+        lists |= {f"validation {key}": seen.get(key) for key in SCORES}
+        lists |= {f"validation per_class {name}": values for name, values in seen.get("per_class", {}).items()}
     faults = [
         f"{key} needs one entry per seed ({seeds})"
         for key, values in lists.items()

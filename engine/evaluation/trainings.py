@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from engine.detection.training import fit
 from engine.detection.zoo.weights import weights_sha256
 from engine.errors import RunFailed
 from engine.evaluation.arms import ArmPlan
+from engine.generation.devices import environment_of, gpus_for
 from engine.ldm.device import choose_device
 from engine.sections import Settings
 
@@ -40,9 +42,10 @@ class Job:
     digest: str
 
 
-def train_one(job: Job, test: Dataset, settings: Settings) -> dict:
-    """Train one detector and predict the test split: {"detections", "curve", "seconds"}. A training that was stopped
-    goes on from its state beside the job's file."""
+def train_one(job: Job, test: Dataset, settings: Settings, val: Dataset | None = None) -> dict:
+    """Train one detector and predict the test split: {"detections", "curve", "seconds"}; where there is a validation
+    split, {"validation"} too: the detections on it. A training that was stopped goes on from its state beside the job's
+    file."""
     arm, seed = job.arm, job.seed
     options = dataclasses.replace(settings.detector, **arm.detector)
     device = choose_device(settings.ldm.device)
@@ -60,38 +63,57 @@ def train_one(job: Job, test: Dataset, settings: Settings) -> dict:
         job.digest,
     )
     built.module.eval()
-    detections = predict(built.module.detect, test, built.frame, device=device)
-    return {"detections": detections, "curve": record.curve, "seconds": record.seconds}
+    found = {"detections": predict(built.module.detect, test, built.frame, device=device)}
+    if val is not None:
+        found["validation"] = predict(built.module.detect, val, built.frame, device=device)
+    return {**found, "curve": record.curve, "seconds": record.seconds}
 
 
-def plan_jobs(arms: Sequence[ArmPlan], seeds: Sequence[int], out: Path, settings: Settings, test: Dataset) -> list[Job]:
+def plan_jobs(
+    arms: Sequence[ArmPlan],
+    seeds: Sequence[int],
+    out: Path,
+    settings: Settings,
+    test: Dataset,
+    val: Dataset | None = None,
+) -> list[Job]:
     """Every training with the digest of all that decides its outcome, seed after seed."""
     # A digest reads every picture: once for a dataset, however many arms and seeds train on it.
     datasets = {id(source.dataset): source.dataset for arm in arms for source in arm.sources}
     digests = {key: dataset.digest() for key, dataset in datasets.items()}
-    scored = test.digest()
+    # Without a validation split the digest is what it was before there could be one: such trainings are found again.
+    scored = [split.digest() for split in (test, val) if split is not None]
     decides = {name: value for name, value in as_dict(settings.detector).items() if name != "save_every"}
     decides["weights_sha256"] = weights_sha256(settings.detector)
     jobs = []
     for seed in seeds:
         for arm in arms:
             recipes = [[source.recipe(), digests[id(source.dataset)]] for source in arm.sources]
-            key = digest([scored, arm.name, recipes, arm.steps_factor, seed, {**decides, **arm.detector}])
+            key = digest([*scored, arm.name, recipes, arm.steps_factor, seed, {**decides, **arm.detector}])
             jobs.append(Job(arm, seed, out / "arms" / arm.name / f"seed-{seed}.json", key))
     return jobs
 
 
 def trainings_at_once(settings: Settings) -> int:
-    """One process a core of a CPU; one alone where there is a GPU.
+    """One process a GPU; on a CPU one a core.
 
     Raises:
         ModelError: torch does not see the device of the settings.
     """
-    return 1 if choose_device(settings.ldm.device).type != "cpu" else os.cpu_count() or 1
+    if choose_device(settings.ldm.device).type == "cpu":
+        return os.cpu_count() or 1
+    return len(gpus_for(settings, 1)) or 1
 
 
-def run_jobs(jobs: list[Job], test: Dataset, settings: Settings, on_progress: Callable[[int, int], None]) -> None:
-    """Run what is not done yet, one process per core on a CPU (two small trainings beat one with two threads)."""
+def run_jobs(
+    jobs: list[Job],
+    test: Dataset,
+    settings: Settings,
+    on_progress: Callable[[int, int], None],
+    val: Dataset | None = None,
+) -> None:
+    """Run what is not done yet, one process per GPU, or per core on a CPU (two small trainings beat one with two
+    threads)."""
     pending = [job for job in jobs if read_job(job) is None]
     done = len(jobs) - len(pending)
     on_progress(done, len(jobs))
@@ -99,10 +121,9 @@ def run_jobs(jobs: list[Job], test: Dataset, settings: Settings, on_progress: Ca
         return
     build_detector(settings.detector, len(test.categories))  # what cannot be built is said before anything is trained
     workers = min(len(pending), trainings_at_once(settings))
-    context = multiprocessing.get_context("spawn")
     failures = []
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread, initargs=(workers,)) as pool:
-        futures = {pool.submit(_run, job, test, settings): job for job in pending}
+    with open_pool(workers, gpus_for(settings, 1)) as pool:
+        futures = {pool.submit(_run, job, test, settings, val): job for job in pending}
         for future in as_completed(futures):
             job = futures[future]
             try:
@@ -117,13 +138,33 @@ def run_jobs(jobs: list[Job], test: Dataset, settings: Settings, on_progress: Ca
         raise RunFailed("Trainings failed; run again to go on with the rest:\n  " + "\n  ".join(failures[:10]))
 
 
-def _one_thread(workers: int) -> None:
+def open_pool(workers: int, gpus: Sequence[str]) -> ProcessPoolExecutor:
+    """Worker processes, each with a GPU of its own for as long as it lives: at most one training is on a GPU.
+
+    Args:
+        gpus: names as in CUDA_VISIBLE_DEVICES, at least one a worker; none where there is no GPU.
+    """
+    context = multiprocessing.get_context("spawn")
+    left = context.SimpleQueue()
+    for gpu in gpus:
+        left.put(gpu)
+    return ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_settle, initargs=(workers, left if gpus else None)
+    )
+
+
+def _settle(workers: int, left: SimpleQueue | None) -> None:
+    """In a worker process, before its first training: take a GPU that is left, and a share of the cores."""
+    if left is not None:
+        # CUDA reads it at its first use, which is later than the import of torch.
+        os.environ.update(environment_of(left.get()))
     if workers > 1:
-        torch.set_num_threads(1)
+        # One thread on a CPU however many workers there are: the number of threads changes the last bits of a training.
+        torch.set_num_threads(1 if left is None else max(1, (os.cpu_count() or 1) // workers))
 
 
-def _run(job: Job, test: Dataset, settings: Settings) -> None:
-    result = train_one(job, test, settings)
+def _run(job: Job, test: Dataset, settings: Settings, val: Dataset | None) -> None:
+    result = train_one(job, test, settings, val)
     job.path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(job.path, json.dumps({"digest": job.digest, **result}).encode())
     remove_state(_state_of(job))

@@ -21,6 +21,7 @@ import numpy as np
 from engine.config import named_weight
 from engine.curation.requests import LESS, MORE, read_requests, wishes_by_source
 from engine.errors import ConfigError, DatasetError
+from engine.generation.weakness import by_weak_classes, by_weak_sizes
 from engine.sections import SIZES, GenerationSettings
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def class_weights(dataset: Dataset, settings: GenerationSettings) -> dict[int, f
 
     Raises:
         ConfigError: a weight for a class that the dataset does not have (its classes are listed).
-        DatasetError: the results of `weak_classes` are not usable, or of other classes.
+        DatasetError: the results of `weak_classes` are not usable, of other classes, or without validation scores.
     """
     names = {category.name: category.id for category in dataset.categories}
     weights = dict.fromkeys(names.values(), 1.0)
@@ -73,7 +74,7 @@ def class_weights(dataset: Dataset, settings: GenerationSettings) -> dict[int, f
         weights[names[name]] = weight
     factors = [_by_rarity(dataset)] if settings.balance == "rarity" else []
     if settings.weak_classes:
-        factors.append(_by_weakness(names, Path(settings.weak_classes)))
+        factors.append(by_weak_classes(names, Path(settings.weak_classes), HIGHEST))
     return {i: math.prod((weight, *(factor.get(i, 1.0) for factor in factors))) for i, weight in weights.items()}
 
 
@@ -81,12 +82,12 @@ def size_weights(settings: GenerationSettings) -> dict[str, float]:
     """The weight of every size of objects: what `size_weights` says, times what `weak_sizes` does.
 
     Raises:
-        DatasetError: the results of `weak_sizes` are not usable.
+        DatasetError: the results of `weak_sizes` are not usable, or without validation scores.
     """
     weights = dict.fromkeys(SIZES, 1.0) | dict(named_weight(text, "size_weights") for text in settings.size_weights)
     if not settings.weak_sizes:
         return weights
-    found = _weakness_of_sizes(Path(settings.weak_sizes))
+    found = by_weak_sizes(Path(settings.weak_sizes), HIGHEST_OF_SIZE)
     return {size: weight * found.get(size, 1.0) for size, weight in weights.items()}
 
 
@@ -155,44 +156,8 @@ def _by_rarity(dataset: Dataset) -> dict[int, float]:
     pairs = {(box.image_id, box.category_id) for box in dataset.annotations if not box.iscrowd}
     pictures = Counter(category_id for _, category_id in pairs)
     most = max(pictures.values(), default=0)
-    return {i: _capped(math.sqrt(most / count)) for i, count in pictures.items()}
-
-
-def _by_weakness(names: Mapping[str, int], path: Path) -> dict[int, float]:
-    """AP of the strongest class / AP of this one, of the detector trained on real images alone; where it is not defined
-    for want of test objects the class has none."""
-    from engine.evaluation.results import read_results  # it loads the evaluator, which plans do without
-
-    results = read_results(path)
-    per_class = results["arms"][results["baseline"]].get("per_class", {})
-    if set(names) != set(per_class):
-        raise DatasetError(
-            f"{path} measures the classes {sorted(per_class)}, the dataset has {sorted(names)}. "
-            "Give the results of a comparison on this dataset as generation.weak_classes."
-        )
-    defined = {name: [score for score in scores if score is not None] for name, scores in per_class.items()}
-    return _best_over_own({names[name]: sum(scores) / len(scores) for name, scores in defined.items() if scores})
-
-
-def _weakness_of_sizes(path: Path) -> dict[str, float]:
-    """Likewise by size: AP of the strongest size / AP of this one."""
-    from engine.evaluation.results import read_results
-
-    results = read_results(path)
-    arm = results["arms"][results["baseline"]]
-    scores = {size: [score for score in arm[f"map_{size}"] if score is not None] for size in SIZES}
-    means = {size: sum(values) / len(values) for size, values in scores.items() if values}
-    return _best_over_own(means, HIGHEST_OF_SIZE)
-
-
-def _best_over_own(means: Mapping, highest: float = HIGHEST) -> dict:
-    best = max(means.values(), default=0.0)
-    return {key: _capped(best / mean if mean else highest if best else 1.0, highest) for key, mean in means.items()}
+    return {i: round(min(math.sqrt(most / count), HIGHEST), 4) for i, count in pictures.items()}
 
 
 def _size(area: float) -> str:
     return SIZES[(area >= 32**2) + (area > 96**2)]
-
-
-def _capped(weight: float, highest: float = HIGHEST) -> float:
-    return round(min(weight, highest), 4)

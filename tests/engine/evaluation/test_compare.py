@@ -9,6 +9,7 @@ from engine.curation.decisions import Decisions, write_decisions
 from engine.data.dataset import read_dataset, write_dataset
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.arms import plan_arms
+from engine.evaluation.coco_map import evaluate
 from engine.evaluation.compare import compare
 from engine.evaluation.controls import (
     mean_score,
@@ -118,6 +119,33 @@ def test_a_comparison_leaves_results_and_report_and_goes_on_where_it_stopped(wor
     assert again == [(3, 4), (4, 4)] and done.stat().st_mtime_ns == stamp
     seconds = [json.loads(text)["arms"]["real"]["map"] for text in (before, (tmp_path / "results.json").read_bytes())]
     assert seconds[0] == seconds[1]
+
+
+def test_validation_images_are_scored_apart_and_belong_to_a_training(world_folder, generated, tmp_path):
+    settings = load_settings(None, [*FAST, "ldm.device=cpu", "compare.bootstrap=0"])
+    real, out = shutil.copytree(world_folder, tmp_path / "real"), tmp_path / "out"
+
+    def run() -> tuple[dict, list]:
+        shown = []
+        return compare(real, generated, out, settings, 2, lambda *n: shown.append(n)), shown
+
+    (real / "val.json").rename(tmp_path / "val.json")
+    alone, _ = run()
+    assert "validation" not in alone["arms"]["real"] and "val" not in alone["data"]
+
+    (tmp_path / "val.json").rename(real / "val.json")  # trainings without validation scores are simply done again
+    results, shown = run()
+    assert shown[0] == (0, 4)
+    val, trained = read_dataset(real, "val"), json.loads((out / "arms" / "real" / "seed-0.json").read_text())
+    assert {box["image_id"] for box in trained["validation"]} <= {image.id for image in val.images}
+    scored = evaluate(val, trained["validation"])
+    seen = results["arms"]["real"]["validation"]
+    assert (seen["map"][0], seen["per_class"].keys()) == (scored.map, scored.per_class.keys())
+    assert results["arms"]["real"]["map"] == alone["arms"]["real"]["map"]
+    assert results["data"]["val"]["sha256"] == val.digest()
+
+    write_dataset(real, "val", val.images, val.annotations[1:], val.categories)
+    assert run()[1][0] == (0, 4) and run()[1] == [(4, 4)]
 
 
 def test_further_arms_and_a_scaling_curve(world_folder, generated, tmp_path, caplog):

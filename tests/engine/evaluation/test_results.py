@@ -38,6 +38,24 @@ def test_what_others_rely_on_is_there(results, tmp_path):
     assert read == read_results(tmp_path / "deep" / "results.json")
 
 
+def test_validation_scores_are_a_part_of_their_own(results, make_case, tmp_path):
+    dataset, detections = make_case(0)
+    metrics = [evaluate(dataset, detections), evaluate(dataset, [])]
+    arms = [Arm(name, metrics[::-1], [[]] * 2, 30, 0.0, [1.0, 2.0], {}, metrics) for name in ("real", "de")]
+    built = build_results(
+        arms, {"de": combine([0.1, 0.2], np.array([0.1, 0.2]))},
+        baseline="real", treatment="de", seeds=[0, 1], settings={}, versions={}, data={},
+    )  # fmt: skip
+    assert "validation" not in results["arms"]["real"]
+    seen = read_results(write_results(tmp_path / "r.json", built))["arms"]["real"]["validation"]
+    assert (seen["map"], seen["per_class"]["class 0"][1]) == ([metrics[0].map, 0.0], 0.0)
+    for spoil in ({"map_small": [0.5]}, {"map": [0.5, 47.0]}, {"per_class": {"class 0": [0.1]}}):
+        spoiled = copy.deepcopy(built)
+        spoiled["arms"]["real"]["validation"] |= spoil
+        with pytest.raises(ValueError, match=f"validation {next(iter(spoil))}"):
+            check_results(spoiled)
+
+
 def test_equal_results_give_equal_bytes(results, tmp_path):
     turned = dict(reversed(copy.deepcopy(results).items()))
     turned["arms"] = dict(reversed(turned["arms"].items()))

@@ -63,9 +63,11 @@ def objects(dataset, plan) -> dict[str, int]:
 
 
 def write_results(path: Path, per_class: dict) -> Path:
-    """A comparison's results.json with the parts that are read and checked."""
+    """A comparison's results.json with the parts that are read and checked: `per_class` on validation images, while
+    every class is alike on test images."""
     scores = {name: [0.5, 0.5] for name in ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar100")}
-    arm = scores | {"per_class": per_class, "loss_curve": [[], []], "seconds": [1.0, 1.0]}
+    arm = scores | {"per_class": dict.fromkeys(per_class, [0.5, 0.5]), "loss_curve": [[], []], "seconds": [1.0, 1.0]}
+    arm["validation"] = scores | {"per_class": per_class}
     delta = {"mean": 0.0, "ci95": [0, 0], "verdict": "cannot tell", "baseline": "real", "treatment": "real+de"}
     content = {"arms": {"real": arm, "real+de": arm}, "baseline": "real", "seeds": [0, 1], "delta": delta}
     content |= {
@@ -142,7 +144,11 @@ def test_a_size_of_weight_3_gets_three_times_the_images(tmp_path):
 def test_weak_sizes_of_a_detector_weigh_more(classes, tmp_path):
     path = write_results(tmp_path / "r.json", {"bus": [0.6, 0.6], "cat=tom": [0.6, 0.6], "owl": [0.6, 0.6]})
     content = json.loads(path.read_text())
-    content["arms"]["real"] |= {"map_small": [0.1, 0.1], "map_medium": [0.4, None], "map_large": [0.5, 0.7]}
+    content["arms"]["real"]["validation"] |= {
+        "map_small": [0.1, 0.1],
+        "map_medium": [0.4, None],
+        "map_large": [0.5, 0.7],
+    }
     path.write_text(json.dumps(content))
     plan = plan_of(classes, weak_sizes=str(path), size_weights=("medium=2",))
     assert plan.spec["settings"]["generation"]["size_weights"] == ["small=3.0", "medium=3.0"]
@@ -169,17 +175,27 @@ def test_weak_classes_of_a_detector_weigh_more(classes, tmp_path):
     assert plan_of(classes, weak_classes=str(undefined)).digest == plan_of(classes).digest
 
 
-def test_the_results_of_the_repository_are_read(tmp_path):
+def test_test_scores_never_decide_what_is_drawn(classes, tmp_path):
+    """Results without validation scores are refused, and with them no test score changes the plan."""
+    path = write_results(tmp_path / "r.json", {"bus": [0.6, 0.6], "cat=tom": [0.3, 0.3], "owl": [0.6, 0.6]})
+    wishes = {"weak_classes": str(path), "weak_sizes": str(path)}
+    plan = plan_of(classes, **wishes)
+    content = json.loads(path.read_text())
+    real = content["arms"]["real"]
+    real |= {"map_small": [0.0, 0.1], "per_class": {"bus": [0.0, 0.1], "cat=tom": [0.9, 0.9], "owl": [0.4, 0.4]}}
+    path.write_text(json.dumps(content))
+    assert plan_of(classes, **wishes).digest == plan.digest
+    del real["validation"]
+    path.write_text(json.dumps(content))
+    for name in wishes:
+        with pytest.raises(DatasetError, match=r"r\.json holds no validation scores.* de import --val"):
+            plan_of(classes, **{name: str(path)})
+
+
+def test_results_of_earlier_days_are_refused_in_words(classes):
     results = Path(__file__).parents[3] / "docs" / "results" / "bccd.json"
-    folder = tmp_path / "data"
-    write_classes(folder)
-    content = json.loads((folder / "train.json").read_text())
-    for category, name in zip(content["categories"], ("RBC", "WBC", "Platelets"), strict=True):
-        category["name"] = name
-    (folder / "train.json").write_text(json.dumps(content))
-    plan = plan_of(read_dataset(folder, "train"), weak_classes=str(results))
-    weights = dict(text.split("=") for text in plan.spec["settings"]["generation"]["class_weights"])
-    assert set(weights) == {"RBC", "Platelets"} and float(weights["Platelets"]) > float(weights["RBC"]) > 1
+    with pytest.raises(DatasetError, match="run the comparison again"):
+        plan_of(classes, weak_classes=str(results))
 
 
 def test_results_that_do_not_fit_are_refused(classes, tmp_path):
