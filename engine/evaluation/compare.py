@@ -132,6 +132,7 @@ def _write(
 
     results_of = {(job.arm.name, job.seed): read_job(job) for job in jobs}
     scored = {key: image_results(test, result["detections"]) for key, result in results_of.items()}
+    sources = {job.arm.name: job.sources for job in jobs}
     summary = [
         Arm(
             arm.name,
@@ -142,6 +143,8 @@ def _write(
             [results_of[arm.name, s]["seconds"] for s in seeds],
             {"note": arm.note, "steps": round(settings.detector.steps * arm.steps_factor)},
             [evaluate(val, results_of[arm.name, s]["validation"]) for s in seeds] if val else (),
+            sources[arm.name],
+            arm.detector,
         )
         for arm in arms
     ]

@@ -4,7 +4,10 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
 
     arms: {name: {map, map50, map75, map_small, map_medium, map_large, ar100: [per seed],
                   per_class, per_class50: {class: [per seed]}, loss_curve: [[[step, loss], ...] per seed],
-                  train_images, generated_share, seconds: [per seed], notes,
+                  train_images, generated_share, seconds: [per seed], notes: {note, steps},
+                  trained_on: [{dataset: folder's name, split, images, sha256, share of a batch while it serves,
+                                first, last: of the steps, as shares; weights_sha256 or null}, ...],
+                  detector: {setting: value} other than settings.detector says,
                   validation: {the same scores and per_class, per_class50, of the validation images}; it is there only
                   where the dataset has a validation split}}
     arm_order, baseline, treatment: names of arms
@@ -49,7 +52,8 @@ class Arm:
     """One way of training: its test scores, losses ((step, loss) pairs) and training seconds, each once per seed.
 
     train_images: different images that it may draw; generated_share: of its batches, over all steps; validation: its
-    scores on the validation split, once per seed too, or empty without one.
+    scores on the validation split, once per seed too, or empty without one; trained_on: see the module; detector:
+    settings that are other than usual.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Arm:
     seconds: Sequence[float]
     notes: Mapping = field(default_factory=dict)
     validation: Sequence[Metrics] = ()
+    trained_on: Sequence[Mapping] = ()
+    detector: Mapping = field(default_factory=dict)
 
 
 def build_results(
@@ -179,6 +185,8 @@ def _arm(arm: Arm) -> dict:
         "generated_share": float(arm.generated_share),
         "seconds": [float(value) for value in arm.seconds],
         "notes": dict(arm.notes),
+        "trained_on": [dict(source) for source in arm.trained_on],
+        "detector": dict(arm.detector),
         **({"validation": _scores(arm.validation)} if arm.validation else {}),
     }
 

@@ -95,6 +95,12 @@ def test_rejected_images_take_no_part(world_folder, generated, tmp_path):
     results = compare(world_folder, folder, tmp_path / "out", load_settings(None, [*FAST, "ldm.device=cpu"]), seeds=2)
     train = len(read_dataset(world_folder, "train").images)
     assert results["arms"]["real+de"]["train_images"] == train + 2
+    sources = results["arms"]["real+de"]["trained_on"]
+    assert [(s["dataset"], s["images"], s["share"]) for s in sources] == [
+        (world_folder.name, train, 0.5),
+        ("de", 2, 0.5),
+    ]
+    assert results["arms"]["real"]["detector"] == {} and len(results["arms"]["real"]["trained_on"]) == 1
     assert results["generated"]["rejected"] == {"duplicate": len(rejected)}
 
 
