@@ -30,7 +30,7 @@ def verdict(results: Mapping) -> dict:
         "opening": _OPENINGS[delta["verdict"]],
         "figure": f"{signed(100 * delta['mean'])} mAP",
         "interval": interval(delta),
-        "advice": _advice(delta),
+        "advice": advice(delta),
         "baseline": mean(arms[delta["baseline"]]["map"]),
         "treatment": mean(arms[delta["treatment"]]["map"]),
         "treatment_name": delta["treatment"],
@@ -39,7 +39,7 @@ def verdict(results: Mapping) -> dict:
     }
 
 
-def _advice(delta: Mapping) -> str:
+def advice(delta: Mapping) -> str:
     """What would settle an open question; empty where it is settled."""
     if delta["verdict"] != "cannot tell" or "seeds_to_settle" not in delta:
         return ""
