@@ -90,7 +90,7 @@ def compare(
     multiples = {name: len(data.images) / len(train.images) for name, data in scaled.items()}
     extra = {"leakage": leakage, "further": {name: str(folder) for name, folder in (further or {}).items()}}
     extra |= {"trained_on": pinned, "searched_with": None if ldm is None else ldm.id}
-    return _write(real, generated, out, settings, arms, jobs, train, test, val, accepted, count, multiples, extra)
+    return _write(real, generated, out, settings, arms, jobs, train, test, val, accepted, count, multiples, extra, ldm)
 
 
 def _read_validation(real: Path) -> Dataset | None:
@@ -126,7 +126,7 @@ def _scaled(train: Dataset, accepted: Dataset, settings: Settings) -> dict[str, 
 
 
 def _write(
-    real, generated, out, settings, arms, jobs, train, test, val, accepted, seeds: Sequence[int], multiples, extra
+    real, generated, out, settings, arms, jobs, train, test, val, accepted, seeds: Sequence[int], multiples, extra, ldm
 ) -> dict:
     from engine.report import changed_images, compare_command, gallery_from, write_report
 
@@ -197,9 +197,7 @@ def _write(
         out,
         gallery_from(generated, real),
         changed_images(results["changes"], test, *found),
-        commands=[
-            compare_command(real, generated, out, len(seeds), settings, extra["further"], extra["searched_with"])
-        ],
+        commands=[compare_command(real, generated, out, len(seeds), settings, extra["further"], ldm)],
     )
     return results
 
