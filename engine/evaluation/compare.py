@@ -29,9 +29,9 @@ from engine.evaluation.leakage import search_leaks
 from engine.evaluation.matching import image_results
 from engine.evaluation.per_image import largest_changes
 from engine.evaluation.pinned import VersionOf, no_version, trained_on
+from engine.evaluation.resampled import difference, differences_by_score, resample
 from engine.evaluation.results import Arm, build_results, write_results
 from engine.evaluation.scaling import nested_subset, scaling_of
-from engine.evaluation.statistics import paired_difference
 from engine.evaluation.trainings import plan_jobs, read_job, run_jobs
 from engine.generation.integrity import check_unchanged
 from engine.sections import LdmSettings, Settings
@@ -149,12 +149,10 @@ def _write(
         for arm in arms
     ]
     by_arm = {arm.name: [scored[arm.name, s] for s in seeds] for arm in arms}
-    resamples = settings.compare.bootstrap
-    differences = {
-        arm.name: paired_difference(by_arm[arm.baseline], by_arm[arm.name], resamples=resamples) for arm in arms[1:]
-    }
+    resampled = {name: resample(seen, settings.compare.bootstrap) for name, seen in by_arm.items()}
+    differences = {arm.name: difference(resampled[arm.baseline], resampled[arm.name]) for arm in arms[1:]}
     against = {
-        arm.name: paired_difference(by_arm[arm.name], by_arm[TREATMENT], resamples=resamples)
+        arm.name: difference(resampled[arm.name], resampled[TREATMENT])
         for arm in arms
         if arm.name not in (TREATMENT, *multiples)
     }
@@ -164,6 +162,7 @@ def _write(
         differences,
         baselines={arm.name: arm.baseline for arm in arms},
         against=against,
+        by_score=differences_by_score(resampled[BASELINE], resampled[TREATMENT]),
         baseline=BASELINE,
         treatment=TREATMENT,
         seeds=seeds,

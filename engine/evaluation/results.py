@@ -27,6 +27,9 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
 and, where the comparison has them (files written before do not):
 
     precision_recall: as `curves.precision_recall_of`
+    delta_by_score: {map50, map75: as delta, per_class: {class: the same of its AP, or null where fewer than two test
+        images hold the class}} of the two arms of `delta`; each interval stands alone: of 20 classes without any
+        difference one is expected to exclude zero
     changes: of single test images between the two arms of `delta`, as `per_image.largest_changes`
 """
 
@@ -76,6 +79,7 @@ def build_results(
     treatment: str,
     baselines: Mapping[str, str] | None = None,
     against: Mapping[str, Difference] | None = None,
+    by_score: Mapping | None = None,
     seeds: Sequence[int],
     settings: Mapping,
     versions: Mapping,
@@ -90,6 +94,7 @@ def build_results(
         differences: arm -> its difference to its baseline, for every other arm.
         baselines: the baselines of arms that are measured against another one.
         against: arm -> the treatment's difference to it.
+        by_score: as `resampled.differences_by_score`, of the treatment.
 
     Raises ValueError as `check_results` does.
     """
@@ -118,6 +123,11 @@ def build_results(
         "adapter": dict(adapter or {}),
         "gallery": [dict(item) for item in gallery],
     }
+    if by_score:
+        pair = {key: deltas[treatment][key] for key in ("baseline", "treatment")}
+        by_class = {name: one and {**one.as_dict(), **pair} for name, one in by_score["per_class"].items()}
+        others = {name: {**one.as_dict(), **pair} for name, one in by_score.items() if name != "per_class"}
+        results["delta_by_score"] = {**others, "per_class": by_class}
     check_results(results)
     return results
 
@@ -139,7 +149,10 @@ def check_results(results: Mapping) -> None:
         faults.append(f"seeds {results['seeds']} are empty or repeat")
     for name, arm in results["arms"].items():
         faults += [f"arm '{name}': {fault}" for fault in _arm_faults(arm, seeds)]
-    for name, delta in [*results["deltas"].items(), *results.get("against", {}).items(), ("delta", results["delta"])]:
+    by_score = dict(results.get("delta_by_score", {}))
+    single = {f"of {name}": one for name, one in by_score.pop("per_class", {}).items() if one is not None}
+    all_deltas = (results["deltas"], results.get("against", {}), {"delta": results["delta"]}, by_score, single)
+    for name, delta in (entry for deltas in all_deltas for entry in deltas.items()):
         faults += [f"difference '{name}': {fault}" for fault in _delta_faults(delta, results["arms"])]
     faults += _count_faults(results["generated"])
     faults += _non_finite(results, "results")

@@ -114,6 +114,10 @@ def test_a_comparison_leaves_results_and_report_and_goes_on_where_it_stopped(wor
     assert set(results["arms"]) == {"real", "real+de"} and len(results["arms"]["real"]["map"]) == 2
     assert results["delta"]["ci95"][0] <= results["delta"]["mean"] <= results["delta"]["ci95"][1]
     assert json.loads((tmp_path / "results.json").read_text())["seeds"] == [0, 1]
+    by_score = results["delta_by_score"]
+    assert by_score["map50"]["treatment"] == "real+de" and set(by_score["per_class"]) == {
+        c.name for c in read_dataset(world_folder, "test").categories
+    }
     assert "<html" in (tmp_path / "report.html").read_text()
 
     before = (tmp_path / "results.json").read_bytes()
