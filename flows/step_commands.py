@@ -209,4 +209,5 @@ def compare(
     results = run(real, generated, out, settings, seeds, further=further, ldm=searched, version_of=tag_of)
     write_plot_data(results, out)
     comparison = summarise(results, out)
-    typer.echo(f"{verdict_line(comparison)}\nReport: {comparison.report}")
+    said = [verdict_line(comparison), comparison.advice, f"Report: {comparison.report}"]
+    typer.echo("\n".join(filter(None, said)))

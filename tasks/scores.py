@@ -9,20 +9,26 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Comparison:
-    """Real + generated minus real, in mAP from 0 to 1: mean and 95 % interval; and where the report is."""
+    """Real + generated minus real, in mAP from 0 to 1: mean and 95 % interval; and where the report is.
+
+    advice: what would settle an open question, in words; empty where it is settled.
+    """
 
     report: str
     mean: float
     low: float
     high: float
     verdict: str
+    advice: str = ""
 
 
 def summarise(results: dict, out: Path) -> Comparison:
     """The answer in one small value; `results` is the content of results.json."""
+    from engine.report.scores import advice
+
     delta = results["delta"]
     low, high = delta["ci95"]
-    return Comparison(str(Path(out) / "report.html"), delta["mean"], low, high, delta["verdict"])
+    return Comparison(str(Path(out) / "report.html"), delta["mean"], low, high, delta["verdict"], advice(delta))
 
 
 def verdict_line(comparison: Comparison) -> str:

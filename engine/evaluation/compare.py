@@ -29,9 +29,9 @@ from engine.evaluation.leakage import search_leaks
 from engine.evaluation.matching import image_results
 from engine.evaluation.per_image import largest_changes
 from engine.evaluation.pinned import VersionOf, no_version, trained_on
+from engine.evaluation.resampled import difference, differences_by_score, resample
 from engine.evaluation.results import Arm, build_results, write_results
 from engine.evaluation.scaling import nested_subset, scaling_of
-from engine.evaluation.statistics import paired_difference
 from engine.evaluation.trainings import plan_jobs, read_job, run_jobs
 from engine.generation.integrity import check_unchanged
 from engine.sections import LdmSettings, Settings
@@ -90,7 +90,7 @@ def compare(
     multiples = {name: len(data.images) / len(train.images) for name, data in scaled.items()}
     extra = {"leakage": leakage, "further": {name: str(folder) for name, folder in (further or {}).items()}}
     extra |= {"trained_on": pinned, "searched_with": None if ldm is None else ldm.id}
-    return _write(real, generated, out, settings, arms, jobs, train, test, val, accepted, count, multiples, extra)
+    return _write(real, generated, out, settings, arms, jobs, train, test, val, accepted, count, multiples, extra, ldm)
 
 
 def _read_validation(real: Path) -> Dataset | None:
@@ -130,12 +130,13 @@ def _scaled(train: Dataset, accepted: Dataset, settings: Settings) -> dict[str, 
 
 
 def _write(
-    real, generated, out, settings, arms, jobs, train, test, val, accepted, seeds: Sequence[int], multiples, extra
+    real, generated, out, settings, arms, jobs, train, test, val, accepted, seeds: Sequence[int], multiples, extra, ldm
 ) -> dict:
     from engine.report import changed_images, compare_command, gallery_from, write_report
 
     results_of = {(job.arm.name, job.seed): read_job(job) for job in jobs}
     scored = {key: image_results(test, result["detections"]) for key, result in results_of.items()}
+    sources = {job.arm.name: job.sources for job in jobs}
     summary = [
         Arm(
             arm.name,
@@ -146,16 +147,16 @@ def _write(
             [results_of[arm.name, s]["seconds"] for s in seeds],
             {"note": arm.note, "steps": round(settings.detector.steps * arm.steps_factor)},
             [evaluate(val, results_of[arm.name, s]["validation"]) for s in seeds] if val else (),
+            sources[arm.name],
+            arm.detector,
         )
         for arm in arms
     ]
     by_arm = {arm.name: [scored[arm.name, s] for s in seeds] for arm in arms}
-    resamples = settings.compare.bootstrap
-    differences = {
-        arm.name: paired_difference(by_arm[arm.baseline], by_arm[arm.name], resamples=resamples) for arm in arms[1:]
-    }
+    resampled = {name: resample(seen, settings.compare.bootstrap) for name, seen in by_arm.items()}
+    differences = {arm.name: difference(resampled[arm.baseline], resampled[arm.name]) for arm in arms[1:]}
     against = {
-        arm.name: paired_difference(by_arm[arm.name], by_arm[TREATMENT], resamples=resamples)
+        arm.name: difference(resampled[arm.name], resampled[TREATMENT])
         for arm in arms
         if arm.name not in (TREATMENT, *multiples)
     }
@@ -165,6 +166,7 @@ def _write(
         differences,
         baselines={arm.name: arm.baseline for arm in arms},
         against=against,
+        by_score=differences_by_score(resampled[BASELINE], resampled[TREATMENT]),
         baseline=BASELINE,
         treatment=TREATMENT,
         seeds=seeds,
@@ -198,9 +200,7 @@ def _write(
         out,
         gallery_from(generated, real),
         changed_images(results["changes"], test, *found),
-        commands=[
-            compare_command(real, generated, out, len(seeds), settings, extra["further"], extra["searched_with"])
-        ],
+        commands=[compare_command(real, generated, out, len(seeds), settings, extra["further"], ldm)],
     )
     return results
 

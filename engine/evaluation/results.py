@@ -4,7 +4,10 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
 
     arms: {name: {map, map50, map75, map_small, map_medium, map_large, ar100: [per seed],
                   per_class, per_class50: {class: [per seed]}, loss_curve: [[[step, loss], ...] per seed],
-                  train_images, generated_share, seconds: [per seed], notes,
+                  train_images, generated_share, seconds: [per seed], notes: {note, steps},
+                  trained_on: [{dataset: folder's name, split, images, sha256, share of a batch while it serves,
+                                first, last: of the steps, as shares; weights_sha256 or null}, ...],
+                  detector: {setting: value} other than settings.detector says,
                   validation: {the same scores and per_class, per_class50, of the validation images}; it is there only
                   where the dataset has a validation split}}
     arm_order, baseline, treatment: names of arms
@@ -24,13 +27,15 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
 and, where the comparison has them (files written before do not):
 
     precision_recall: as `curves.precision_recall_of`
+    delta_by_score: {map50, map75: as delta, per_class: {class: the same of its AP, or null where fewer than two test
+        images hold the class}} of the two arms of `delta`; each interval stands alone: of 20 classes without any
+        difference one is expected to exclude zero
     changes: of single test images between the two arms of `delta`, as `per_image.largest_changes`
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +43,8 @@ from pathlib import Path
 from engine.data.files import write_atomically
 from engine.errors import DatasetError
 from engine.evaluation.coco_map import Metrics
+from engine.evaluation.results_check import SCORES, check_results
 from engine.evaluation.statistics import Difference
-
-SCORES = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar100")
-SECTIONS = ("settings", "versions", "data", "generated", "adapter")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Arm:
     """One way of training: its test scores, losses ((step, loss) pairs) and training seconds, each once per seed.
 
     train_images: different images that it may draw; generated_share: of its batches, over all steps; validation: its
-    scores on the validation split, once per seed too, or empty without one.
+    scores on the validation split, once per seed too, or empty without one; trained_on: see the module; detector:
+    settings that are other than usual.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Arm:
     seconds: Sequence[float]
     notes: Mapping = field(default_factory=dict)
     validation: Sequence[Metrics] = ()
+    trained_on: Sequence[Mapping] = ()
+    detector: Mapping = field(default_factory=dict)
 
 
 def build_results(
@@ -70,6 +76,7 @@ def build_results(
     treatment: str,
     baselines: Mapping[str, str] | None = None,
     against: Mapping[str, Difference] | None = None,
+    by_score: Mapping | None = None,
     seeds: Sequence[int],
     settings: Mapping,
     versions: Mapping,
@@ -84,6 +91,7 @@ def build_results(
         differences: arm -> its difference to its baseline, for every other arm.
         baselines: the baselines of arms that are measured against another one.
         against: arm -> the treatment's difference to it.
+        by_score: as `resampled.differences_by_score`, of the treatment.
 
     Raises ValueError as `check_results` does.
     """
@@ -112,33 +120,13 @@ def build_results(
         "adapter": dict(adapter or {}),
         "gallery": [dict(item) for item in gallery],
     }
+    if by_score:
+        pair = {key: deltas[treatment][key] for key in ("baseline", "treatment")}
+        by_class = {name: one and {**one.as_dict(), **pair} for name, one in by_score["per_class"].items()}
+        others = {name: {**one.as_dict(), **pair} for name, one in by_score.items() if name != "per_class"}
+        results["delta_by_score"] = {**others, "per_class": by_class}
     check_results(results)
     return results
-
-
-def check_results(results: Mapping) -> None:
-    """Raise ValueError with every fault found: missing parts, lists of the wrong length, scores outside 0 to 1,
-    numbers that are not finite, counts of generated images that do not add up."""
-    faults = [
-        f"'{key}' is missing"
-        for key in ("arms", "baseline", "delta", "deltas", "seeds", *SECTIONS)
-        if key not in results
-    ]
-    if faults:
-        raise ValueError("results: " + "; ".join(faults))
-    if results["baseline"] not in results["arms"]:
-        faults.append(f"the baseline {results['baseline']!r} is none of the arms")
-    seeds = len(results["seeds"])
-    if seeds == 0 or len(set(results["seeds"])) != seeds:
-        faults.append(f"seeds {results['seeds']} are empty or repeat")
-    for name, arm in results["arms"].items():
-        faults += [f"arm '{name}': {fault}" for fault in _arm_faults(arm, seeds)]
-    for name, delta in [*results["deltas"].items(), *results.get("against", {}).items(), ("delta", results["delta"])]:
-        faults += [f"difference '{name}': {fault}" for fault in _delta_faults(delta, results["arms"])]
-    faults += _count_faults(results["generated"])
-    faults += _non_finite(results, "results")
-    if faults:
-        raise ValueError("results: " + "; ".join(faults))
 
 
 def write_results(path: Path, results: Mapping) -> Path:
@@ -179,58 +167,7 @@ def _arm(arm: Arm) -> dict:
         "generated_share": float(arm.generated_share),
         "seconds": [float(value) for value in arm.seconds],
         "notes": dict(arm.notes),
+        "trained_on": [dict(source) for source in arm.trained_on],
+        "detector": dict(arm.detector),
         **({"validation": _scores(arm.validation)} if arm.validation else {}),
     }
-
-
-def _arm_faults(arm: Mapping, seeds: int) -> list[str]:
-    lists = {key: arm.get(key) for key in (*SCORES, "loss_curve", "seconds")}
-    lists |= {f"per_class {name}": values for name, values in arm.get("per_class", {}).items()}
-    if "validation" in arm:
-        seen = arm["validation"]
-        lists |= {f"validation {key}": seen.get(key) for key in SCORES}
-        lists |= {f"validation per_class {name}": values for name, values in seen.get("per_class", {}).items()}
-    faults = [
-        f"{key} needs one entry per seed ({seeds})"
-        for key, values in lists.items()
-        if not isinstance(values, list) or len(values) != seeds
-    ]
-    for key, values in lists.items():
-        if key in ("loss_curve", "seconds") or not isinstance(values, list):
-            continue
-        if any(value is not None and not 0 <= value <= 1 for value in values):
-            faults.append(f"{key} {values} is outside 0 to 1")
-    return faults
-
-
-def _delta_faults(delta: Mapping, arms: Mapping) -> list[str]:
-    missing = [key for key in ("mean", "ci95", "verdict", "baseline", "treatment") if key not in delta]
-    if missing:
-        return [f"{', '.join(missing)} is missing"]
-    low, high = delta["ci95"]
-    faults = [f"arm '{delta[key]}' is unknown" for key in ("baseline", "treatment") if delta[key] not in arms]
-    if not low <= delta["mean"] <= high:
-        faults.append(f"mean {delta['mean']} lies outside its interval [{low}, {high}]")
-    if delta["verdict"] not in ("helps", "hurts", "cannot tell"):
-        faults.append(f"verdict '{delta['verdict']}' is unknown")
-    return faults
-
-
-def _count_faults(generated: Mapping) -> list[str]:
-    if "planned" not in generated:
-        return []
-    dropped = sum(generated.get("dropped", {}).values())
-    failed = sum(generated.get("failed", {}).values())
-    if generated["planned"] == generated.get("kept", 0) + dropped + failed:
-        return []
-    return [
-        f"generated images do not add up: planned {generated['planned']} is not kept {generated.get('kept', 0)} "
-        f"+ dropped {dropped} + failed {failed}"
-    ]
-
-
-def _non_finite(value: object, where: str) -> list[str]:
-    if isinstance(value, float) and not math.isfinite(value):
-        return [f"{where} is {value}"]
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
-    return [fault for key, item in items for fault in _non_finite(item, f"{where}.{key}")]

@@ -23,11 +23,9 @@ from functools import cache
 import numpy as np
 
 from engine.errors import ConfigError
-from engine.evaluation.matching import ImageResults, mean_where_defined
 
 _NORMAL_975 = 1.959963984540054
 _MOST_SEEDS = 1000  # beyond this no number of seeds is promised
-METRICS = ("map", "map50", "map75")
 
 
 @dataclass(frozen=True)
@@ -71,36 +69,6 @@ def spread(values: Sequence[float]) -> Spread:
         raise ValueError(f"the spread of {list(values)!r} is undefined: at least one number is needed, and finite ones")
     sd = float(array.std(ddof=1)) if array.size > 1 else None
     return Spread(float(array.mean()), sd, float(array.min()), float(array.max()))
-
-
-def paired_difference(
-    baseline: Sequence[ImageResults],
-    treatment: Sequence[ImageResults],
-    *,
-    metric: str = "map",
-    class_name: str | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Difference:
-    """Compare two arms whose n-th entries were trained with the same seed and scored on the same test images.
-
-    metric: map, map50 or map75, of one class if class_name is given. resamples: of the test images; 0 leaves their
-    share of the interval out. Raises ConfigError for fewer than two seeds, ValueError for arms that do not pair.
-    """
-    _check_pairs(baseline, treatment)
-    per_seed = [
-        _scores(t, None, metric, class_name)[0] - _scores(b, None, metric, class_name)[0]
-        for b, t in zip(baseline, treatment, strict=True)
-    ]
-    if not np.isfinite(per_seed).all():
-        raise ValueError(f"{metric} of {class_name or 'all classes'} is undefined: the test split holds no such object")
-    if resamples == 0:
-        return combine(per_seed, None)
-    counts = draw_counts(len(baseline[0].image_ids), resamples, seed)
-    means = np.zeros(resamples)
-    for b, t in zip(baseline, treatment, strict=True):
-        means += (_scores(t, counts, metric, class_name) - _scores(b, counts, metric, class_name)) / len(baseline)
-    return combine(per_seed, means[np.isfinite(means)])
 
 
 def draw_counts(images: int, resamples: int, seed: int) -> np.ndarray:
@@ -175,32 +143,3 @@ def _seeds_to_settle(mean: float, seed_sd: float, image_error: float) -> int | N
     candidates = range(2, _MOST_SEEDS + 1)  # the interval narrows with every seed, so halving finds the first
     place = bisect_left(candidates, True, key=lambda seeds: _half_width(seed_sd, image_error, seeds) < abs(mean))
     return candidates[place] if place < len(candidates) else None
-
-
-def _scores(results: ImageResults, counts: np.ndarray | None, metric: str, class_name: str | None) -> np.ndarray:
-    """(R,) the metric of every resample; NaN where it is undefined."""
-    if metric not in METRICS:
-        raise ValueError(f"metric '{metric}' is not one of {', '.join(METRICS)}")
-    precision = results.average_precision(counts)
-    if metric != "map":
-        precision = precision[:, :, np.isclose(results.ious, int(metric[3:]) / 100)]
-    per_class = precision.mean(axis=2)
-    if class_name is None:
-        return mean_where_defined(per_class)
-    if class_name not in results.classes:
-        raise ValueError(f"class '{class_name}' is not one of {', '.join(results.classes)}")
-    return per_class[:, results.classes.index(class_name)]
-
-
-def _check_pairs(baseline: Sequence[ImageResults], treatment: Sequence[ImageResults]) -> None:
-    if len(baseline) != len(treatment):
-        raise ValueError(f"{len(baseline)} baseline seeds and {len(treatment)} treatment seeds do not pair")
-    if len(baseline) < 2:
-        raise ConfigError(f"an interval needs at least 2 seeds per arm, got {len(baseline)}: raise compare.seeds")
-    first = baseline[0]
-    for other in [*baseline, *treatment]:
-        same = other.image_ids == first.image_ids and other.classes == first.classes
-        if not same or any(
-            (a.objects != b.objects).any() for a, b in zip(first.matches["all"], other.matches["all"], strict=True)
-        ):
-            raise ValueError("the arms were scored on different test images, classes or ground truth: they do not pair")

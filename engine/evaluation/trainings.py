@@ -20,7 +20,7 @@ from engine.data.dataset import Dataset
 from engine.data.files import write_atomically
 from engine.detection.build import build_detector
 from engine.detection.prediction import predict
-from engine.detection.samples import BatchSource
+from engine.detection.samples import BatchSource, Source
 from engine.detection.schedule import OptimisationSettings
 from engine.detection.state import remove_state
 from engine.detection.training import fit
@@ -34,12 +34,17 @@ from engine.sections import Settings
 
 @dataclass(frozen=True)
 class Job:
-    """A training of an arm with a seed; its result is at `path`, marked with the digest of all that decides it."""
+    """A training of an arm with a seed; its result is at `path`, marked with the digest of all that decides it.
+
+    sources: each dataset that it draws from, json-ready: {dataset: the folder's name, split, images, sha256, share,
+    first, last, weights_sha256}.
+    """
 
     arm: ArmPlan
     seed: int
     path: Path
     digest: str
+    sources: tuple[dict, ...] = ()
 
 
 def train_one(job: Job, test: Dataset, settings: Settings, val: Dataset | None = None) -> dict:
@@ -90,8 +95,17 @@ def plan_jobs(
         for arm in arms:
             recipes = [[source.recipe(), digests[id(source.dataset)]] for source in arm.sources]
             key = digest([*scored, arm.name, recipes, arm.steps_factor, seed, {**decides, **arm.detector}])
-            jobs.append(Job(arm, seed, out / "arms" / arm.name / f"seed-{seed}.json", key))
+            sources = tuple(_record(source, digests[id(source.dataset)]) for source in arm.sources)
+            jobs.append(Job(arm, seed, out / "arms" / arm.name / f"seed-{seed}.json", key, sources))
     return jobs
+
+
+def _record(source: Source, sha256: str) -> dict:
+    data = source.dataset
+    name = data.folder.absolute().name  # no path of this machine, since results travel
+    return {
+        "dataset": name, "split": data.split, "images": len(data.images), "sha256": sha256, **source.recipe(),
+    }  # fmt: skip
 
 
 def trainings_at_once(settings: Settings) -> int:

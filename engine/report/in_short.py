@@ -12,7 +12,12 @@ from engine.report.scores import interval, mean
 def in_short(results: Mapping, classes: Sequence[Mapping], generated: Mapping | None) -> list[str]:
     """Sentences in the order of their weight. classes: as `class_rows`; generated: as `generated_part`."""
     data, changes = results["data"], results.get("changes")
-    parts = [_data(data, generated), _classes(classes), _best_arm(results), _changes(changes, results["delta"])]
+    parts = [
+        _data(data, generated),
+        _classes(classes, results),
+        _best_arm(results),
+        _changes(changes, results["delta"]),
+    ]
     parts += [_labels(results["adapter"].get("validation"))]
     return [part for part in parts if part]
 
@@ -29,15 +34,17 @@ def _data(data: Mapping, generated: Mapping | None) -> str:
     return text
 
 
-def _classes(classes: Sequence[Mapping]) -> str:
+def _classes(classes: Sequence[Mapping], results: Mapping) -> str:
     moved = sorted((row["moved"], row["name"]) for row in classes if row["moved"] is not None)
     if len(moved) < 2:
         return ""
     (low, last), (high, first) = moved[0], moved[-1]
-    return (
-        f"By class: from {signed(low)} AP (“{last}”) to {signed(high)} AP (“{first}”). "
-        "These are means over seeds without intervals: they say where to look, not what is proved."
-    )
+    text = f"By class: from {signed(low)} AP (“{last}”) to {signed(high)} AP (“{first}”). "
+    single = [one for one in results.get("delta_by_score", {}).get("per_class", {}).values() if one]
+    if not single:
+        return text + "These are means over seeds without intervals: they say where to look, not what is proved."
+    settled = sum(one["verdict"] != "cannot tell" for one in single)
+    return text + f"Of {len(single)} intervals of classes {settled} exclude zero; by chance one in 20 would."
 
 
 def _best_arm(results: Mapping) -> str:

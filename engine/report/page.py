@@ -64,6 +64,7 @@ def _context(results: Mapping) -> dict:
     against = results.get("against", {})
     classes = scores.class_rows(results, order, colours)
     bars = scores.most_moved(classes)
+    by_score = scores.score_difference_rows(results, [row["name"] for row in bars], colours)
     drawn = scores.drawn_arms(results, order)
     shown_bars = [(row["name"], [value for value in row["values"] if value[0] in drawn]) for row in bars]
     points = {name: scores.in_points(arms[name]["map"]) for name in order}
@@ -76,6 +77,9 @@ def _context(results: Mapping) -> dict:
             scores.difference_rows(deltas, order, colours, delta["baseline"]),
             "Difference of each arm to the baseline, 95 % interval",
         ),
+        "by_score": difference_plot(by_score, "Difference of single scores and classes, 95 % interval")
+        if by_score
+        else None,
         "against": difference_plot(
             scores.difference_rows(against, order, colours), "The treatment minus each other arm, 95 % interval"
         )

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.config import as_dict
-from engine.sections import Settings
+from engine.sections import LdmSettings, Settings
 
 _SECTIONS = ("compare", "detector", "detr")  # what `de compare` reads, beside the device
+_SEARCHED = ("revision", "resolution", "dtype")  # of `ldm`: what it reads where it searches for leaks with one
 _EARLIER = ("adapt_ldm", "adapter", "generation", "review", "demo", "scale_up")  # sections of other steps
 _LINES = (
     ("Trainings per arm", "{}", "compare.seeds"),
@@ -59,16 +60,24 @@ def compare_command(
     seeds: int,
     settings: Settings,
     further: Mapping[str, str] | None = None,
-    ldm: str | None = None,
+    ldm: LdmSettings | None = None,
 ) -> str:
-    """`de compare` with every setting that it reads and that is not the default, in lines for a shell."""
+    """`de compare` with every setting that it reads and that is not the default, in lines for a shell.
+
+    ldm: the diffusion model that was searched for leaks with; its features depend on its revision, size and precision.
+    """
     given, default = as_dict(settings), as_dict(Settings())
     lines = [["de", "compare", "--real", real, "--generated", generated, "--out", out, "--seeds", seeds]]
     lines += [["--arm", f"{name}={folder}"] for name, folder in (further or {}).items()]
-    lines += [["--ldm", ldm]] if ldm else []
-    keys = [("ldm", "device"), *((section, key) for section in _SECTIONS for key in given[section])]
+    lines += [["--ldm", ldm.id]] if ldm else []
+    if ldm:
+        given["ldm"] |= {key: value for key, value in as_dict(ldm).items() if key in _SEARCHED}
+    read = ("device", *_SEARCHED) if ldm else ("device",)
+    keys = [*(("ldm", key) for key in read), *((section, key) for section in _SECTIONS for key in given[section])]
     for section, key in keys:
         value = given[section][key]
-        if value != default[section][key] and (section, key) != ("compare", "seeds"):
+        # A model recommends settings of its own, so that what is the default here need not be what it would get.
+        stated = section == "ldm" and key in _SEARCHED and value is not None
+        if (stated or value != default[section][key]) and (section, key) != ("compare", "seeds"):
             lines.append(["--set", f"{section}.{key}={json.dumps(value)}"])
     return " \\\n  ".join(shlex.join(str(word) for word in line) for line in lines)

@@ -30,7 +30,7 @@ def verdict(results: Mapping) -> dict:
         "opening": _OPENINGS[delta["verdict"]],
         "figure": f"{signed(100 * delta['mean'])} mAP",
         "interval": interval(delta),
-        "advice": _advice(delta),
+        "advice": advice(delta),
         "baseline": mean(arms[delta["baseline"]]["map"]),
         "treatment": mean(arms[delta["treatment"]]["map"]),
         "treatment_name": delta["treatment"],
@@ -39,7 +39,7 @@ def verdict(results: Mapping) -> dict:
     }
 
 
-def _advice(delta: Mapping) -> str:
+def advice(delta: Mapping) -> str:
     """What would settle an open question; empty where it is settled."""
     if delta["verdict"] != "cannot tell" or "seeds_to_settle" not in delta:
         return ""
@@ -96,16 +96,34 @@ def difference_rows(
     ]
 
 
+def score_difference_rows(results: Mapping, classes: Sequence[str], colours: Mapping[str, int]) -> list[tuple]:
+    """(score or class, colour, mean, low, high) in points, of the treatment, for `difference_plot`; what has no
+    interval is left out."""
+    by_score, delta = results.get("delta_by_score"), results["delta"]
+    if not by_score:
+        return []
+    shown = {"mAP": delta, "AP50": by_score["map50"], "AP75": by_score["map75"]}
+    shown |= {f"AP of {name}": by_score["per_class"].get(name) for name in classes}
+    colour = colours[delta["treatment"]]
+    return [
+        (name, colour, *(100 * value for value in (one["mean"], *one["ci95"]))) for name, one in shown.items() if one
+    ]
+
+
 def class_rows(results: Mapping, order: Sequence[str], colours: Mapping[str, int]) -> list[dict]:
     """One entry a class, in the order of the dataset: name, values: [(arm, colour, points per seed)], moved: mean of
-    the treatment minus the baseline's, None where a class has no score."""
+    the treatment minus the baseline's, None where a class has no score; interval: its 95 % interval in words, "" where
+    there is none."""
     arms, delta = results["arms"], results["delta"]
+    single = results.get("delta_by_score", {}).get("per_class", {})
     rows = []
     for name in dict.fromkeys(name for arm in order for name in arms[arm].get("per_class", {})):
         values = {arm: in_points(arms[arm].get("per_class", {}).get(name, [])) for arm in order}
         before, after = values[delta["baseline"]], values[delta["treatment"]]
         moved = statistics.fmean(after) - statistics.fmean(before) if before and after else None
-        rows.append({"name": name, "values": [(arm, colours[arm], values[arm]) for arm in order], "moved": moved})
+        shown = [(arm, colours[arm], values[arm]) for arm in order]
+        words = interval(single[name]) if single.get(name) else ""
+        rows.append({"name": name, "values": shown, "moved": moved, "interval": words})
     return rows
 
 

@@ -318,6 +318,11 @@ def test_compare_writes_plot_data_and_one_line(monkeypatch, tmp_path):
     assert "+5.1 mAP (95 % interval +1.2 to +9.0): helps." in result.stdout
     assert str(out / "report.html") in result.stdout
     assert '"seed": 1,\n  "map": null' in (out / "plots.json").read_text()
+    assert "settle" not in result.stdout
+    for seeds, words in ((14, "About 14 seeds per arm would settle it"), (None, "More trainings would not settle")):
+        results["delta"] = {"mean": 0.01, "ci95": [-0.1, 0.1], "verdict": "cannot tell", "seeds_to_settle": seeds}
+        result = run("compare", "--real", "r", "--generated", "g", "--out", str(out), "--arm", "other=o")
+        assert words in result.stdout.splitlines()[1]
 
 
 def test_verify_names_what_is_wrong(tmp_path):

@@ -95,6 +95,12 @@ def test_rejected_images_take_no_part(world_folder, generated, tmp_path):
     results = compare(world_folder, folder, tmp_path / "out", load_settings(None, [*FAST, "ldm.device=cpu"]), seeds=2)
     train = len(read_dataset(world_folder, "train").images)
     assert results["arms"]["real+de"]["train_images"] == train + 2
+    sources = results["arms"]["real+de"]["trained_on"]
+    assert [(s["dataset"], s["images"], s["share"]) for s in sources] == [
+        (world_folder.name, train, 0.5),
+        ("de", 2, 0.5),
+    ]
+    assert results["arms"]["real"]["detector"] == {} and len(results["arms"]["real"]["trained_on"]) == 1
     assert results["generated"]["rejected"] == {"duplicate": len(rejected)}
 
 
@@ -108,6 +114,10 @@ def test_a_comparison_leaves_results_and_report_and_goes_on_where_it_stopped(wor
     assert set(results["arms"]) == {"real", "real+de"} and len(results["arms"]["real"]["map"]) == 2
     assert results["delta"]["ci95"][0] <= results["delta"]["mean"] <= results["delta"]["ci95"][1]
     assert json.loads((tmp_path / "results.json").read_text())["seeds"] == [0, 1]
+    by_score = results["delta_by_score"]
+    assert by_score["map50"]["treatment"] == "real+de" and set(by_score["per_class"]) == {
+        c.name for c in read_dataset(world_folder, "test").categories
+    }
     assert "<html" in (tmp_path / "report.html").read_text()
 
     before = (tmp_path / "results.json").read_bytes()

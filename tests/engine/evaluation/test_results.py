@@ -56,6 +56,16 @@ def test_validation_scores_are_a_part_of_their_own(results, make_case, tmp_path)
             check_results(spoiled)
 
 
+def test_differences_of_scores_and_classes_are_checked_like_the_others(results, tmp_path):
+    one = {**results["delta"]}
+    results["delta_by_score"] = {"map50": one, "map75": one, "per_class": {"class 0": dict(one), "class 1": None}}
+    read = read_results(write_results(tmp_path / "r.json", results))
+    assert read["delta_by_score"]["per_class"] == {"class 0": one, "class 1": None}
+    results["delta_by_score"]["per_class"]["class 0"]["ci95"] = [0.5, 0.6]
+    with pytest.raises(ValueError, match="'of class 0': mean .* lies outside"):
+        check_results(results)
+
+
 def test_equal_results_give_equal_bytes(results, tmp_path):
     turned = dict(reversed(copy.deepcopy(results).items()))
     turned["arms"] = dict(reversed(turned["arms"].items()))

@@ -7,7 +7,8 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.evaluation.matching import image_results
-from engine.evaluation.statistics import combine, draw_counts, paired_difference, spread, student_975, verdict
+from engine.evaluation.resampled import METRICS, difference, differences_by_score, resample
+from engine.evaluation.statistics import combine, draw_counts, spread, student_975, verdict
 
 
 def test_student_quantiles():
@@ -103,6 +104,10 @@ def test_no_number_of_seeds_beats_a_small_test_set():
     assert combine([0.01, -0.01], np.array([0.0, 0.0])).seeds_to_settle is None
 
 
+def paired_difference(baseline, treatment, resamples=1000, **of):
+    return difference(resample(baseline, resamples), resample(treatment, resamples), **of)
+
+
 def test_too_few_seeds(make_case):
     results = image_results(*make_case(0))
     with pytest.raises(ConfigError, match="2 seeds"):
@@ -157,7 +162,35 @@ def test_arms_that_do_not_pair_are_refused(make_case):
         paired_difference([one, one], [one, two])
     with pytest.raises(ValueError, match="do not pair"):
         paired_difference([one, one], [one])
-    with pytest.raises(ValueError, match="metric"):
+    with pytest.raises(ValueError, match="'map60' is not one of"):
         paired_difference([one, one], [one, one], metric="map60")
-    with pytest.raises(ValueError, match="class"):
+    with pytest.raises(ValueError, match="'dragon' is not one of"):
         paired_difference([one, one], [one, one], class_name="dragon")
+
+
+def test_every_score_and_class_has_the_interval_that_it_has_alone(make_case, make_dataset):
+    dataset, _ = make_case(5, images=60, crowds=False)
+    poor, good = ([blurred(dataset, sd, s) for s in range(3)] for sd in (0.15, 0.05))
+    before, after = (resample(arm, 100) for arm in (poor, good))
+    found = differences_by_score(before, after)
+    assert set(found) == {"map50", "map75", "per_class"} and set(found["per_class"]) == set(poor[0].classes)
+    counts = draw_counts(60, 100, 0)
+    changes = [b.average_precision(counts)[:, 1].mean(axis=1) for b in good]
+    changes = np.mean(changes, axis=0) - np.mean([b.average_precision(counts)[:, 1].mean(axis=1) for b in poor], axis=0)
+    assert found["per_class"]["class 1"].image_error == pytest.approx(np.std(changes, ddof=1))
+    at_75 = [
+        a.average_precision()[0, :, 5].mean() - b.average_precision()[0, :, 5].mean()
+        for a, b in zip(good, poor, strict=True)
+    ]
+    assert found["map75"].per_seed == pytest.approx(at_75) and METRICS[1:] == ("map50", "map75")
+
+
+def test_a_class_in_fewer_than_two_test_images_has_no_interval(make_dataset):
+    box = (10, 10, 50, 50)
+    kinds = [(1, "in two images"), (2, "in one"), (3, "in none")]
+    dataset = make_dataset([1, 2, 3], kinds, [(1, 1, box, 0), (2, 1, box, 0), (3, 2, box, 0), (1, 3, box, 1)])
+    arms = [resample([blurred(dataset, sd, s) for s in range(2)], 50) for sd in (0.2, 0.05)]
+    per_class = differences_by_score(*arms)["per_class"]
+    assert per_class["in one"] is per_class["in none"] is None and per_class["in two images"].resamples > 40
+    with pytest.raises(ValueError, match="in none is undefined"):
+        difference(*arms, class_name="in none")

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from engine.config import load_settings
+from engine.data.dataset import read_dataset
 from engine.evaluation import trainings
+from engine.evaluation.arms import plan_arms
 
 
 @pytest.fixture
@@ -49,3 +51,17 @@ def test_no_two_workers_have_the_same_gpu(monkeypatch):
     torch.set_num_threads(threads)
     pool.shutdown()
     assert seen == ["0", "1", "GPU-ab12"]
+
+
+def test_a_job_says_what_it_trains_on(world_folder, tmp_path):
+    settings = load_settings(None, ["compare.controls=[generated_first, strong_augmentation]"])
+    real, drawn, test = (read_dataset(world_folder, split) for split in ("train", "val", "test"))
+    jobs = trainings.plan_jobs(plan_arms(real, drawn, settings.compare), [0], tmp_path, settings, test)
+    alone, _, first, strong = (job.sources for job in jobs)
+    name = world_folder.name
+    whole = {"split": "train", "images": len(real.images), "sha256": real.digest(), "share": 1.0}
+    assert alone == strong == ({"dataset": name, **whole, "first": 0.0, "last": 1.0, "weights_sha256": None},)
+    assert [(s["split"], s["sha256"], s["last"]) for s in first] == [
+        ("train", real.digest(), 1.0),
+        ("val", drawn.digest(), settings.compare.generated_until),
+    ]

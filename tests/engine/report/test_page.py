@@ -229,3 +229,17 @@ def test_changed_test_images_are_shown_both_ways(make_results, all_parts, tmp_pa
     words = read(write_report(all_parts(make_results()), tmp_path, (), changed)).texts()
     assert words.index("“real+de” finds more") < words.index("True.png") < words.index("“real+de” finds fewer")
     assert "real: 1 of 5" in words and "real+de: 4 of 5" in words and "False.png · seed 2" in words
+
+
+def test_intervals_of_scores_and_classes_where_there_are_any(make_results, tmp_path):
+    """A class without an interval keeps its scores; results of earlier days say that there is none."""
+    results = make_results()
+    assert "without intervals" in read(write_report(results, tmp_path)).texts()
+    names = list(results["arms"]["real"]["per_class"])
+    one = results["delta"] | {"mean": 0.021, "ci95": [0.004, 0.038], "verdict": "helps"}
+    results["delta_by_score"] = {"map50": one, "map75": one, "per_class": dict.fromkeys(names, one) | {names[0]: None}}
+    page = read(write_report(results, tmp_path)).texts()
+    assert f"AP of {names[1]}: +2.1" in page and f"AP of {names[0]}:" not in page
+    assert "without intervals" not in page and "without an interval" not in page
+    assert page.count("+2.1 (+0.4 to +3.8)") == 2 + len(names) - 1
+    assert f"Of {len(names) - 1} intervals of classes {len(names) - 1} exclude zero" in page

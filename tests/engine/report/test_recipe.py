@@ -5,6 +5,7 @@ from pathlib import Path
 
 from engine.config import as_dict, load_settings
 from engine.report.recipe import compare_command, settings_that_matter
+from engine.sections import LdmSettings
 
 SETS = ["detector.steps=7", "detector.bfloat16=true", "compare.controls=[quarter_share]", "ldm.device=cpu",
         "detector.learning_rate=3e-5", "compare.seeds=5"]  # fmt: skip
@@ -22,8 +23,24 @@ def test_the_command_gives_the_same_settings_again():
 
 def test_defaults_need_no_words():
     assert "--set" not in compare_command(Path("a"), Path("b"), Path("c"), 3, load_settings())
-    searched = compare_command(Path("a"), Path("b"), Path("c"), 3, load_settings(), {"more": "d"}, "my model")
-    assert shlex.split(searched.replace("\\\n", " "))[-4:] == ["--arm", "more=d", "--ldm", "my model"]
+    searched = compare_command(
+        Path("a"), Path("b"), Path("c"), 3, load_settings(), {"more": "d"}, LdmSettings("my model")
+    )
+    words = shlex.split(searched.replace("\\\n", " "))
+    assert words[-8:-4] == ["--arm", "more=d", "--ldm", "my model"]
+    assert words[-3::2] == ["ldm.resolution=512", 'ldm.dtype="float32"'], "the model may recommend others"
+
+
+def test_the_model_of_the_search_for_leaks_is_the_same_again():
+    """As it was opened: a model's own recommendations need not be the settings of the rest."""
+    settings = load_settings(None, ["ldm.dtype=float16", "ldm.resolution=96", "ldm.revision=abc"])
+    unsearched = compare_command(Path("a"), Path("b"), Path("c"), 3, settings)
+    assert "--set" not in unsearched  # without a search nothing reads them
+    model = LdmSettings("hub/model", revision="1e5f", resolution=256, dtype="bfloat16")
+    words = shlex.split(compare_command(Path("a"), Path("b"), Path("c"), 3, settings, None, model).replace("\\\n", " "))
+    assert words[words.index("--ldm") + 1] == "hub/model"
+    again = load_settings(None, words[words.index("--set") + 1 :: 2]).ldm
+    assert (again.revision, again.resolution, again.dtype) == ("1e5f", 256, "bfloat16")
 
 
 def test_settings_in_plain_words_and_none_that_are_not_known():
