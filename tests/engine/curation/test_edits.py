@@ -15,7 +15,7 @@ from engine.data.dataset import read_dataset, to_coco, write_dataset
 from engine.data.export import export_dataset
 from engine.data.world import render_scene
 from engine.errors import DatasetError
-from engine.evaluation.compare import _read_generated
+from engine.evaluation.compare import read_generated
 from engine.generation.contents import generated_content
 
 
@@ -127,7 +127,7 @@ def test_training_reads_the_accepted_images_with_the_edited_boxes(generated, fol
     rows = [(a.id, names[a.category_id], a.bbox_xywh, a.area, a.extra) for a in labels.annotations]
     own = {"score": 1.0, "edited": True}
     assert rows == [(1, "boat", (1, 2, 30, 40), 1200, own), (4, "car", (2, 2, 9, 9), 81, own)]
-    assert to_coco(_read_generated(generated.folder, read_dataset(folders.real, "train"))) == to_coco(labels)
+    assert to_coco(read_generated(generated.folder, read_dataset(folders.real, "train"))) == to_coco(labels)
     assert (generated.folder / "annotations.json").read_bytes() == before
     out = folders.real.parent / "coco"
     export_dataset(generated.folder, out, "coco")
