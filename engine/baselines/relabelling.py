@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from engine.baselines.attention_threshold import choose_threshold
@@ -11,12 +10,10 @@ from engine.baselines.request import BaselineRequest, Outcome
 from engine.curation.training_labels import accepted_images
 from engine.data.dataset import read_dataset
 from engine.data.pixels import Frame
-from engine.detection.build import build_detector
+from engine.detection.fitting import fit_detector
 from engine.detection.prediction import predict
-from engine.detection.samples import BatchSource, Source
-from engine.detection.schedule import OptimisationSettings
+from engine.detection.samples import Source
 from engine.detection.targets import Detections
-from engine.detection.training import fit
 from engine.errors import DatasetError
 from engine.generation.labels import LabelRules
 from engine.generation.relabel import write_relabelled
@@ -36,13 +33,7 @@ def by_detector(request: BaselineRequest) -> Outcome:
     settings, seed = request.settings, request.seed
     train, pictures = read_dataset(request.data, "train"), accepted_images(request.generated)
     options, device = settings.detector, choose_device(settings.ldm.device)
-    torch.manual_seed(seed)
-    built = build_detector(options, len(train.categories))
-    built.module.to(device).train()
-    optimisation = OptimisationSettings.of(options)
-    batches = BatchSource.of(options, [Source(train)], built.frame, seed, optimisation.steps)
-    fit(built.module, batches, optimisation, "the labelling detector", device)
-    built.module.eval()
+    built, _ = fit_detector(options, [Source(train)], seed, "the labelling detector", device)
     found = predict(built.module.detect, pictures, built.frame, device=device)
     generation = settings.generation
     rules = LabelRules(generation.score_threshold, generation.ignore_threshold, generation.suppress_iou)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import torch
-
 from engine.config import digest
 from engine.data.dataset import read_dataset, splits_of
-from engine.detection.build import build_detector
+from engine.detection.build import BuiltDetector
 from engine.detection.examples import ExampleSheet
+from engine.detection.fitting import fit_detector
 from engine.detection.journal import Journal
 from engine.detection.prediction import predict
 from engine.detection.processes import is_main_process, take_own_gpu, wait_for_all
-from engine.detection.samples import BatchSource, Source
-from engine.detection.schedule import OptimisationSettings
+from engine.detection.samples import Source
 from engine.detection.state import STATE, remove_state
 from engine.detection.trained import save_detector
-from engine.detection.training import fit
 from engine.detection.zoo.weights import weights_sha256
 from engine.errors import DatasetError
 from engine.evaluation.coco_map import evaluate
@@ -52,10 +49,6 @@ def train_detector(real: Path, out: Path, settings: Settings, generated: Path | 
         sources = [Source(train, 1 - share), Source(read_generated(generated, train), share)]
     take_own_gpu()
     device = choose_device(settings.ldm.device)
-    torch.manual_seed(seed)
-    built = build_detector(options, len(train.categories))
-    module = built.module.to(device)
-    optimisation = OptimisationSettings.of(options)
     trained_on = [
         {"data_sha256": s.dataset.digest(), "images": len(s.dataset.images), "folder": s.dataset.folder.absolute().name}
         | s.recipe()
@@ -63,18 +56,21 @@ def train_detector(real: Path, out: Path, settings: Settings, generated: Path | 
     ]
     decides = [{**dataclasses.asdict(options), "save_every": 0}, weights_sha256(options)]
     decides += [[s["data_sha256"] for s in trained_on], [s.recipe() for s in sources]]
-    examples = None if val is None else ExampleSheet(val, built.frame, module.detect, device)
-    batches = BatchSource.of(options, sources, built.frame, seed, optimisation.steps)
     state = out / STATE
-    record = fit(module, batches, optimisation, "detector", device, state, digest(decides), Journal(out, examples))
-    module.eval()
+
+    def journal(built: BuiltDetector) -> Journal:
+        return Journal(out, None if val is None else ExampleSheet(val, built.frame, built.module.detect, device))
+
+    built, record = fit_detector(
+        options, sources, seed, "detector", device, state=state, digest=digest(decides), journal=journal
+    )
     measured = {}
     if val is not None:
-        scores = evaluate(val, predict(module.detect, val, built.frame, device=device))
+        scores = evaluate(val, predict(built.module.detect, val, built.frame, device=device))
         measured["validation"] = {"images": len(val.images), **dataclasses.asdict(scores)}
     card = {"seed": seed, "trained_on": trained_on, "curve": record.curve, "seconds": record.seconds, **measured}
     if is_main_process():
-        card = save_detector(module, options, train.categories, out, versions=versions(), **card)
+        card = save_detector(built.module, options, train.categories, out, versions=versions(), **card)
         remove_state(state)
     wait_for_all()
     return card

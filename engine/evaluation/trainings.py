@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 
 from engine.config import as_dict, digest
+from engine.cores import usable_cores
 from engine.data.dataset import Dataset
 from engine.data.files import write_atomically
 from engine.detection.build import build_detector
+from engine.detection.fitting import fit_detector
 from engine.detection.prediction import predict
-from engine.detection.samples import BatchSource, Source
-from engine.detection.schedule import OptimisationSettings
+from engine.detection.samples import Source
 from engine.detection.state import remove_state
-from engine.detection.training import fit
 from engine.detection.zoo.weights import weights_sha256
 from engine.errors import RunFailed
 from engine.evaluation.arms import ArmPlan
@@ -54,20 +54,8 @@ def train_one(job: Job, test: Dataset, settings: Settings, val: Dataset | None =
     arm, seed = job.arm, job.seed
     options = dataclasses.replace(settings.detector, **arm.detector)
     device = choose_device(settings.ldm.device)
-    torch.manual_seed(seed)
-    built = build_detector(options, len(test.categories))
-    built.module.to(device).train()
-    optimisation = OptimisationSettings.of(options, arm.steps_factor)
-    record = fit(
-        built.module,
-        BatchSource.of(options, arm.sources, built.frame, seed, optimisation.steps),
-        optimisation,
-        f"{arm.name} seed {seed}",
-        device,
-        _state_of(job),
-        job.digest,
-    )
-    built.module.eval()
+    name = f"{arm.name} seed {seed}"
+    built, record = fit_detector(options, arm.sources, seed, name, device, arm.steps_factor, _state_of(job), job.digest)
     found = {"detections": predict(built.module.detect, test, built.frame, device=device)}
     if val is not None:
         found["validation"] = predict(built.module.detect, val, built.frame, device=device)
@@ -115,7 +103,7 @@ def trainings_at_once(settings: Settings) -> int:
         ModelError: torch does not see the device of the settings.
     """
     if choose_device(settings.ldm.device).type == "cpu":
-        return os.cpu_count() or 1
+        return usable_cores()
     return len(gpus_for(settings, 1)) or 1
 
 
@@ -174,7 +162,7 @@ def _settle(workers: int, left: SimpleQueue | None) -> None:
         os.environ.update(environment_of(left.get()))
     if workers > 1:
         # One thread on a CPU however many workers there are: the number of threads changes the last bits of a training.
-        torch.set_num_threads(1 if left is None else max(1, (os.cpu_count() or 1) // workers))
+        torch.set_num_threads(1 if left is None else max(1, usable_cores() // workers))
 
 
 def _run(job: Job, test: Dataset, settings: Settings, val: Dataset | None) -> None:

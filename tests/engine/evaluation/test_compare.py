@@ -177,6 +177,7 @@ def test_further_arms_and_a_scaling_curve(world_folder, generated, tmp_path, cap
 
 
 def test_a_training_that_was_stopped_goes_on(world_folder, generated, tmp_path, monkeypatch):
+    import engine.detection.fitting as fitting
     import engine.evaluation.trainings as trainings
     from engine.detection.training import fit
 
@@ -205,7 +206,7 @@ def test_a_training_that_was_stopped_goes_on(world_folder, generated, tmp_path, 
         batches.batch = batch
         return fit(module, batches, *args)
 
-    monkeypatch.setattr(trainings, "fit", stop_behind_the_first_state)
+    monkeypatch.setattr(fitting, "fit", stop_behind_the_first_state)
     with pytest.raises(Stopped):
         trainings.train_one(job(tmp_path), test, settings)
     drawn_again = []
@@ -215,7 +216,7 @@ def test_a_training_that_was_stopped_goes_on(world_folder, generated, tmp_path, 
         batches.batch = lambda step, part=(0, 1): drawn_again.append(step) or whole(step, part)
         return fit(module, batches, *args)
 
-    monkeypatch.setattr(trainings, "fit", watch)
+    monkeypatch.setattr(fitting, "fit", watch)
     assert trainings.train_one(job(tmp_path), test, settings)["detections"] == unbroken["detections"]
     assert drawn_again == [2, 3, 4, 5]
 
