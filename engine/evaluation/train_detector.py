@@ -15,7 +15,7 @@ from engine.detection.prediction import predict
 from engine.detection.processes import is_main_process, take_own_gpu, wait_for_all
 from engine.detection.samples import Source
 from engine.detection.state import STATE, remove_state
-from engine.detection.trained import save_detector
+from engine.detection.trained import CARD, save_detector
 from engine.detection.zoo.weights import weights_sha256
 from engine.errors import DatasetError
 from engine.evaluation.coco_map import evaluate
@@ -32,10 +32,13 @@ def train_detector(real: Path, out: Path, settings: Settings, generated: Path | 
     are written there as it goes.
 
     Raises:
-        DatasetError: no box to learn from, splits of different classes, or a generated dataset that cannot be used.
+        DatasetError: `out` holds a detector already, no box to learn from, splits of different classes, or a generated
+            dataset that cannot be used.
         ConfigError, ModelError: the detector cannot be built. RunConflict: `out` holds the state of another training.
         RunFailed: the loss is not finite, or the memory or disk is not enough.
     """
+    if (out / CARD).is_file():
+        raise DatasetError(f"{out} holds a trained detector already. Give a new folder, or remove it.")
     options = settings.detector
     train = read_dataset(real, "train")
     if not train.annotations:

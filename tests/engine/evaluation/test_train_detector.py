@@ -99,6 +99,8 @@ def test_mistakes_are_one_message(detector, world_folder, tmp_path):
         detect(tmp_path / "none", detector, tmp_path / "found", 0.3)
     with pytest.raises(ModelError, match="No detector in"):
         detect(world_folder / "images", tmp_path, tmp_path / "found", 0.3)
+    with pytest.raises(DatasetError, match="holds a trained detector already"):
+        train_detector(world_folder, detector, SETTINGS)
     bare = tmp_path / "bare"
     shutil.copytree(world_folder, bare)
     content = json.loads((bare / "train.json").read_text())
