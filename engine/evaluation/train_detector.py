@@ -20,6 +20,7 @@ from engine.detection.zoo.weights import weights_sha256
 from engine.errors import DatasetError
 from engine.evaluation.coco_map import evaluate
 from engine.evaluation.compare import check_classes, read_generated, versions
+from engine.evaluation.trainings import source_record
 from engine.ldm.device import choose_device
 from engine.sections import Settings
 
@@ -52,13 +53,9 @@ def train_detector(real: Path, out: Path, settings: Settings, generated: Path | 
         sources = [Source(train, 1 - share), Source(read_generated(generated, train), share)]
     take_own_gpu()
     device = choose_device(settings.ldm.device)
-    trained_on = [
-        {"data_sha256": s.dataset.digest(), "images": len(s.dataset.images), "folder": s.dataset.folder.absolute().name}
-        | s.recipe()
-        for s in sources
-    ]
+    trained_on = [source_record(source, source.dataset.digest()) for source in sources]
     decides = [{**dataclasses.asdict(options), "save_every": 0}, weights_sha256(options)]
-    decides += [[s["data_sha256"] for s in trained_on], [s.recipe() for s in sources]]
+    decides += [[s["sha256"] for s in trained_on], [source.recipe() for source in sources]]
     state = out / STATE
 
     def journal(built: BuiltDetector) -> Journal:

@@ -83,12 +83,13 @@ def plan_jobs(
         for arm in arms:
             recipes = [[source.recipe(), digests[id(source.dataset)]] for source in arm.sources]
             key = digest([*scored, arm.name, recipes, arm.steps_factor, seed, {**decides, **arm.detector}])
-            sources = tuple(_record(source, digests[id(source.dataset)]) for source in arm.sources)
+            sources = tuple(source_record(source, digests[id(source.dataset)]) for source in arm.sources)
             jobs.append(Job(arm, seed, out / "arms" / arm.name / f"seed-{seed}.json", key, sources))
     return jobs
 
 
-def _record(source: Source, sha256: str) -> dict:
+def source_record(source: Source, sha256: str) -> dict:
+    """What a training draws from, json-ready, as `Job.sources` has it. `sha256`: the dataset's digest."""
     data = source.dataset
     name = data.folder.absolute().name  # no path of this machine, since results travel
     return {
