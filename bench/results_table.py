@@ -1,31 +1,37 @@
 """Print a comparison's results.json as the tables of docs/results.md.
 
-uv run python bench/results_table.py runs/bccd-comparison/results.json
+uv run python bench/results_table.py runs/bccd-comparison/results.json [--classes]
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.evaluation.results import read_results
-from engine.evaluation.statistics import spread
+from engine.evaluation.statistics import in_points, spread
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    results = read_results(parser.parse_args().results)
-    classes = list(results["arms"][results["baseline"]]["per_class"])
-    print(f"| arm | mAP (seeds) | mAP | AP50 | {' | '.join(classes)} | minus {results['baseline']}, 95 % interval |")
-    print("|---|---|---|---|" + "---|" * (len(classes) + 1))
+    parser.add_argument("--classes", action="store_true", help="a column for the AP of each class")
+    args = parser.parse_args()
+    results = read_results(args.results)
+    classes = list(results["arms"][results["baseline"]]["per_class"]) if args.classes else []
+    heads = ["arm", "mAP (seeds)", "mAP", "AP50", "AP75", *classes]
+    heads += [f"minus {results['baseline']}, 95 % interval", f"{results['treatment']} minus it"]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name in results["arm_order"]:
         arm = results["arms"][name]
-        cells = [name, ", ".join(percent(v) for v in arm["map"]), mean(arm["map"]), mean(arm["map50"])]
-        cells += [mean(arm["per_class"][c]) for c in classes]
-        delta = results["deltas"].get(name)
-        cells.append(difference(delta) if delta else "")
-        print("| " + " | ".join(cells) + " |")
+        scores = [arm["map"], arm["map50"], arm["map75"], *(arm["per_class"][c] for c in classes)]
+        delta, against = results["deltas"].get(name), results["against"].get(name)
+        cells = [name, ", ".join(percent(value) for value in arm["map"]), *map(mean, scores)]
+        cells += [f"{words(delta)}: {delta['verdict']}" if delta else "", words(against) if against else ""]
+        print(f"| {' | '.join(cells)} |")
+    if "scaling" in results:
+        print_scaling(results["scaling"])
     counts = results["generated"]
     print(
         f"\ngenerated: {counts['planned']} planned, {counts['kept']} kept, dropped {counts['dropped']}, "
@@ -39,17 +45,24 @@ def main() -> None:
     print(f"test images: {results['data']['test']['images']}; training time in all {seconds / 60:.0f} min")
 
 
+def print_scaling(scaling: Mapping) -> None:
+    print("\n| generated images | times the real ones | mAP (seeds) | mAP |\n|---|---|---|---|")
+    for point in scaling["points"]:
+        seeds = ", ".join(map(percent, point["map"]))
+        print(f"| {point['images']} | {point['multiple']:.3g} | {seeds} | {mean(point['map'])} |")
+    print(f"\n{scaling['note']} Stops paying: {scaling['stops_paying']}")
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def mean(values: list[float]) -> str:
+def mean(values: Sequence[float]) -> str:
     return percent(spread(values).mean)
 
 
-def difference(delta: dict) -> str:
-    low, high = (100 * v for v in delta["ci95"])
-    return f"{100 * delta['mean']:+.1f} ({low:+.1f} to {high:+.1f}): {delta['verdict']}"
+def words(delta: Mapping) -> str:
+    return in_points(delta["mean"], delta["ci95"])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from engine.evaluation.statistics import in_points
 from engine.generation.disk import readable_bytes
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ def _row(version: Version) -> tuple[str, ...]:
 def _difference(comparison: Mapping | None) -> str:
     if comparison is None:
         return "-"
-    low, high = comparison["ci95"]
-    return f"{100 * comparison['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return in_points(comparison["difference"], comparison["ci95"])
 
 
 def _parent(parent: Mapping) -> str:

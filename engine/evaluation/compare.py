@@ -10,29 +10,19 @@ validation split, where there is one, is scored beside it: what is drawn next ma
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import platform
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from engine.config import as_dict
 from engine.curation.training_labels import training_labels
 from engine.data.dataset import Dataset, read_dataset
 from engine.errors import ConfigError, DatasetError
-from engine.evaluation.arms import BASELINE, TREATMENT, plan_arms
-from engine.evaluation.coco_map import evaluate
-from engine.evaluation.curves import precision_recall_of
+from engine.evaluation.arms import plan_arms
 from engine.evaluation.leakage import search_leaks
-from engine.evaluation.matching import image_results
-from engine.evaluation.per_image import largest_changes
+from engine.evaluation.outcome import Comparison, write_outcome
 from engine.evaluation.pinned import VersionOf, no_version, trained_on
-from engine.evaluation.resampled import difference, differences_by_score, resample
-from engine.evaluation.results import Arm, build_results, write_results
-from engine.evaluation.scaling import nested_subset, scaling_of
-from engine.evaluation.trainings import plan_jobs, read_job, run_jobs
+from engine.evaluation.scaling import nested_subset
+from engine.evaluation.trainings import plan_jobs, run_jobs
 from engine.generation.integrity import check_unchanged
 from engine.sections import LdmSettings, Settings
 
@@ -87,10 +77,17 @@ def compare(
     count = list(range(seeds or settings.compare.seeds))
     jobs = plan_jobs(arms, count, out, settings, test, val)
     run_jobs(jobs, test, settings, on_progress, val)
-    multiples = {name: len(data.images) / len(train.images) for name, data in scaled.items()}
-    extra = {"leakage": leakage, "further": {name: str(folder) for name, folder in (further or {}).items()}}
-    extra |= {"trained_on": pinned, "searched_with": None if ldm is None else ldm.id}
-    return _write(real, generated, out, settings, arms, jobs, train, test, val, accepted, count, multiples, extra, ldm)
+    comparison = Comparison(
+        *(real, generated, settings, train, val, test, accepted),
+        further=further or {},
+        scaled=scaled,
+        arms=arms,
+        seeds=count,
+        ldm=ldm,
+        leakage=leakage,
+        pinned=pinned,
+    )
+    return write_outcome(comparison, jobs, out)
 
 
 def _read_validation(real: Path) -> Dataset | None:
@@ -127,115 +124,6 @@ def _scaled(train: Dataset, accepted: Dataset, settings: Settings) -> dict[str, 
                 *(multiple, len(train.images), count, len(accepted.images)),
             )
     return scaled
-
-
-def _write(
-    real, generated, out, settings, arms, jobs, train, test, val, accepted, seeds: Sequence[int], multiples, extra, ldm
-) -> dict:
-    from engine.report import changed_images, compare_command, gallery_from, write_report
-
-    results_of = {(job.arm.name, job.seed): read_job(job) for job in jobs}
-    scored = {key: image_results(test, result["detections"]) for key, result in results_of.items()}
-    sources = {job.arm.name: job.sources for job in jobs}
-    summary = [
-        Arm(
-            arm.name,
-            [evaluate(test, results_of[arm.name, s]["detections"]) for s in seeds],
-            [results_of[arm.name, s]["curve"] for s in seeds],
-            sum(len(source.dataset.images) for source in arm.sources),
-            sum(s.share * (s.last - s.first) for s in arm.sources[1:]),
-            [results_of[arm.name, s]["seconds"] for s in seeds],
-            {"note": arm.note, "steps": round(settings.detector.steps * arm.steps_factor)},
-            [evaluate(val, results_of[arm.name, s]["validation"]) for s in seeds] if val else (),
-            sources[arm.name],
-            arm.detector,
-        )
-        for arm in arms
-    ]
-    by_arm = {arm.name: [scored[arm.name, s] for s in seeds] for arm in arms}
-    resampled = {name: resample(seen, settings.compare.bootstrap) for name, seen in by_arm.items()}
-    differences = {arm.name: difference(resampled[arm.baseline], resampled[arm.name]) for arm in arms[1:]}
-    against = {
-        arm.name: difference(resampled[arm.name], resampled[TREATMENT])
-        for arm in arms
-        if arm.name not in (TREATMENT, *multiples)
-    }
-    digests = extra["trained_on"]["real"]["content"]
-    results = build_results(
-        summary,
-        differences,
-        baselines={arm.name: arm.baseline for arm in arms},
-        against=against,
-        by_score=differences_by_score(resampled[BASELINE], resampled[TREATMENT]),
-        baseline=BASELINE,
-        treatment=TREATMENT,
-        seeds=seeds,
-        settings=as_dict(settings),
-        versions=versions(),
-        data={
-            "real": real.name,
-            "train": {"images": len(train.images), "objects": len(train.annotations), "sha256": digests["train"]},
-            "test": {"images": len(test.images), "objects": len(test.annotations), "sha256": digests["test"]},
-            **(
-                {"val": {"images": len(val.images), "objects": len(val.annotations), "sha256": val.digest()}}
-                if val
-                else {}
-            ),
-            "accepted": {"images": len(accepted.images), "objects": len(accepted.annotations)},
-        },
-        generated=_generated_summary(generated, accepted),
-        adapter=_read_json(generated / "manifest.json").get("identity", {}).get("adapter"),
-    )
-    results |= extra
-    if multiples:
-        points = [(0.0, 0, results["arms"][BASELINE]["map"])]
-        points += [(m, round(m * len(train.images)), results["arms"][name]["map"]) for name, m in multiples.items()]
-        results["scaling"] = scaling_of(points, settings.compare.worthwhile_gain / 100)
-    results["precision_recall"] = precision_recall_of(by_arm)
-    results["changes"] = largest_changes(by_arm[BASELINE], by_arm[TREATMENT], seeds)
-    write_results(out / "results.json", results)
-    found = [{s: results_of[name, s]["detections"] for s in seeds} for name in (BASELINE, TREATMENT)]
-    write_report(
-        results,
-        out,
-        gallery_from(generated, real),
-        changed_images(results["changes"], test, *found),
-        commands=[compare_command(real, generated, out, len(seeds), settings, extra["further"], ldm)],
-    )
-    return results
-
-
-def _generated_summary(generated: Path, accepted: Dataset) -> dict:
-    """The manifest's counts, what review rejected and why, and the labels that training may use."""
-    reasons = _read_json(generated / "decisions.json").get("rejected", {}).values()
-    rejected = Counter(reason.partition(":")[0] for reason in reasons)  # "duplicate: repeats generated image 4"
-    names = {category.id: category.name for category in accepted.categories}
-    objects = Counter(names[a.category_id] for a in accepted.annotations if not a.iscrowd)
-    manifest = _read_json(generated / "manifest.json")
-    return {
-        **manifest.get("counts", {}),
-        "drawn_with": {
-            "ldm": manifest.get("identity", {}).get("ldm"),
-            "seed": manifest.get("seed"),
-            **manifest.get("settings", {}).get("generation", {}),
-        },
-        "rejected": dict(rejected),
-        "accepted": len(accepted.images),
-        "objects_per_class": dict(objects),
-    }
-
-
-def versions() -> dict:
-    """Of Python and the packages that decide the numbers."""
-    names = ("torch", "torchvision", "diffusers", "transformers", "pycocotools", "numpy", "diffusion-engine")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def check_classes(datasets: dict[str, Dataset]) -> None:

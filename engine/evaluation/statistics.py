@@ -62,6 +62,12 @@ class Difference:
         return {**asdict(self), "ci95": list(self.ci95), "per_seed": list(self.per_seed)}
 
 
+def in_points(mean: float, ci95: Sequence[float]) -> str:
+    """A difference and its interval, both 0 to 1, in points: '+2.4 (+1.2 to +3.5)'."""
+    low, high = ci95
+    return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Of at least one finite value; raises ValueError otherwise."""
     array = np.asarray(values, dtype=float)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.data.files import write_atomically
+from engine.evaluation.statistics import in_points
 
 FILE = "study.json"
 
@@ -52,17 +53,12 @@ def study_table(study: Mapping) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in study["rows"]:
-        difference = f"{_interval(row)}: {row['verdict']}"
-        against = "" if row["against"] is None else _interval(row["against"])
+        difference = f"{in_points(row['mean'], row['ci95'])}: {row['verdict']}"
+        against = "" if row["against"] is None else in_points(**row["against"])
         cells = (row["case"], row["train_images"], _percent(row["adapter_map"]), row["arm"])
         scores = (_percent(row["baseline_map"]), _percent(row["map"]))
         lines.append(f"| {' | '.join(map(str, (*cells, *scores, difference, against)))} |")
     return "\n".join(lines)
-
-
-def _interval(part: Mapping) -> str:
-    low, high = part["ci95"]
-    return f"{100 * part['mean']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def _percent(score: float | None) -> str:

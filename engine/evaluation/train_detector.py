@@ -19,7 +19,8 @@ from engine.detection.trained import CARD, save_detector
 from engine.detection.zoo.weights import weights_sha256
 from engine.errors import DatasetError
 from engine.evaluation.coco_map import evaluate
-from engine.evaluation.compare import check_classes, read_generated, versions
+from engine.evaluation.compare import check_classes, read_generated
+from engine.evaluation.outcome import versions
 from engine.evaluation.trainings import source_record
 from engine.ldm.device import choose_device
 from engine.sections import Settings

@@ -169,7 +169,9 @@ def test_further_arms_and_a_scaling_curve(world_folder, generated, tmp_path, cap
     assert set(results["against"]) == {"real", "copy"}
     points = results["scaling"]["points"]
     train = len(read_dataset(world_folder, "train").images)
-    assert [p["images"] for p in points] == [0, round(0.2 * train), round(0.4 * train)]
+    accepted = results["data"]["accepted"]["images"]
+    assert [p["images"] for p in points] == [0, round(0.2 * train), round(0.4 * train), accepted]
+    assert points[-1]["map"] == results["arms"]["real+de"]["map"]
     assert results["arms"]["x0.2"]["train_images"] == train + points[1]["images"]
     assert "--arm copy=" in (tmp_path / "report.html").read_text()
     with pytest.raises(ConfigError, match="has an arm of that name"):
