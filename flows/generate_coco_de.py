@@ -9,7 +9,7 @@ from prefect import flow
 from tasks.curate import FiftyOneUse, review_dataset
 from tasks.generate import draw_dataset
 from tasks.record import record_version
-from tasks.settings import open_settings
+from tasks.settings import ldm_settings, open_settings
 
 
 @flow(name="generate-coco-de", persist_result=False)
@@ -55,7 +55,7 @@ def generate_coco_de(
     """
     model, settings = open_settings(params, overrides or [], ldm)
     counts = draw_dataset(Path(data), model, Path(adapter), Path(out), images, seed, settings, workers, ray, store)
-    reviewed = review_dataset(Path(out), Path(data), settings, fiftyone)
+    reviewed = review_dataset(Path(out), Path(data), settings, fiftyone, ldm_settings(model, settings))
     if record or version:
         options = {"data": data, "ldm": ldm, "adapter": adapter, "out": out, "images": images, "seed": seed}
         record_version("generate", options, settings, version)
