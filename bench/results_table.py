@@ -28,7 +28,8 @@ def main() -> None:
         scores = [arm["map"], arm["map50"], arm["map75"], *(arm["per_class"][c] for c in classes)]
         delta, against = results["deltas"].get(name), results["against"].get(name)
         cells = [name, ", ".join(percent(value) for value in arm["map"]), *map(mean, scores)]
-        cells += [f"{words(delta)}: {delta['verdict']}" if delta else "", words(against) if against else ""]
+        other = "" if not delta or delta["baseline"] == results["baseline"] else f", minus {delta['baseline']}"
+        cells += [f"{words(delta)}{other}: {delta['verdict']}" if delta else "", words(against) if against else ""]
         print(f"| {' | '.join(cells)} |")
     if "scaling" in results:
         print_scaling(results["scaling"])

@@ -251,6 +251,7 @@ CONTROLS = (  # built in engine/evaluation/arms.py
     "generated_first",
     "pretrained",
     "score_weighted",
+    "arms+de",
 )
 
 

@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.evaluation.controls import mean_score, permuted, unlabelled, with_source_labels, without_ignore
 from engine.sections import CONTROLS, CompareSettings
 
-BASELINE, TREATMENT, LONGER = "real", "real+de", "real_longer"
+BASELINE, TREATMENT, LONGER, TOGETHER = "real", "real+de", "real_longer", "arms+de"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")  # arms are folders
 
 
@@ -120,4 +120,27 @@ def plan_arms(
         mixed(TREATMENT, generated, f"{share:.0%} of each batch is generated and labelled by the adapter"),
     ]
     arms += [mixed(name, data, f"{share:.0%} of each batch is of {name}") for name, data in further.items()]
+    if TOGETHER in names:
+        names.remove(TOGETHER)
+        arms += _together(real, generated, share, further)
     return arms + [controls[name]() for name in names]
+
+
+def _together(real: Dataset, generated: Dataset, share: float, further: Mapping[str, Dataset]) -> list[ArmPlan]:
+    """Each further dataset and the generated images, half of the share each, measured against the dataset alone."""
+    if not further:
+        raise ConfigError(f"compare.controls: {TOGETHER} needs a dataset to put generated images beside: --arm.")
+    taken = sorted(set(further) & {f"{name}+de" for name in further})
+    if taken:
+        raise ConfigError(f"--arm {taken[0]}=...: compare.controls: {TOGETHER} makes an arm of that name.")
+    note = f"{share / 2:.0%} of each batch is of {{}}, {share / 2:.0%} generated"
+    return [
+        ArmPlan(
+            f"{name}+de",
+            (Source(real, 1 - share), Source(data, share / 2), Source(generated, share / 2)),
+            1.0,
+            note.format(name),
+            baseline=name,
+        )
+        for name, data in further.items()
+    ]

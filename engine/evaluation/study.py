@@ -15,7 +15,8 @@ FILE = "study.json"
 def study_of(name: str, cases: Mapping[str, Mapping]) -> dict:
     """The content of study.json from the results of each case: a row for every arm but the baseline.
 
-    Scores and differences are mAP from 0 to 1. `against` is real + DE minus the arm; None for real + DE itself.
+    Scores and differences are mAP from 0 to 1. `label` is the arm, and what it is measured against where that is not
+    real data alone. `against` is real + DE minus the arm; None for real + DE itself.
     """
     rows = []
     for case, results in cases.items():
@@ -28,6 +29,7 @@ def study_of(name: str, cases: Mapping[str, Mapping]) -> dict:
                     "case": case,
                     "train_images": results["data"]["train"]["images"],
                     "arm": arm,
+                    "label": arm if delta["baseline"] == results["baseline"] else f"{arm}, minus {delta['baseline']}",
                     "baseline_map": _mean(results["arms"][delta["baseline"]]["map"]),
                     "map": _mean(results["arms"][arm]["map"]),
                     "seeds": len(results["seeds"]),
@@ -49,13 +51,13 @@ def write_study(out: Path, study: Mapping) -> Path:
 def study_table(study: Mapping) -> str:
     """As a markdown table, scores in percent."""
     lines = [
-        "| case | labelled images | adapter AP (val) | arm | real | mAP | minus real, 95 % interval | DE minus it |",
+        "| case | labelled images | adapter AP (val) | arm | baseline | mAP | minus baseline, 95 % | DE minus it |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in study["rows"]:
         difference = f"{in_points(row['mean'], row['ci95'])}: {row['verdict']}"
         against = "" if row["against"] is None else in_points(**row["against"])
-        cells = (row["case"], row["train_images"], _percent(row["adapter_map"]), row["arm"])
+        cells = (row["case"], row["train_images"], _percent(row["adapter_map"]), row["label"])
         scores = (_percent(row["baseline_map"]), _percent(row["map"]))
         lines.append(f"| {' | '.join(map(str, (*cells, *scores, difference, against)))} |")
     return "\n".join(lines)

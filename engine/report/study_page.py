@@ -28,7 +28,7 @@ def write_study_page(out: Path, study: Mapping) -> Path:
 
 def _case(name: str, rows: Sequence[Mapping], colours: Mapping[str, int], span: Sequence[float]) -> dict:
     first = rows[0]
-    intervals = [(row["arm"], colours[row["arm"]], *(100 * v for v in (row["mean"], *row["ci95"]))) for row in rows]
+    intervals = [(row["label"], colours[row["arm"]], *(100 * v for v in (row["mean"], *row["ci95"]))) for row in rows]
     ours = next((row for row in rows if row["arm"] == "real+de"), None)
     return {
         "name": name,
@@ -43,7 +43,7 @@ def _case(name: str, rows: Sequence[Mapping], colours: Mapping[str, int], span: 
 
 def _row(row: Mapping, colours: Mapping[str, int]) -> dict:
     return {
-        **{key: row[key] for key in ("arm", "verdict", "against")},
+        **{key: row[key] for key in ("label", "verdict", "against")},
         "colour": colours[row["arm"]],
         "real": _percent(row["baseline_map"]),
         "map": _percent(row["map"]),

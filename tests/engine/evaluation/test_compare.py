@@ -39,7 +39,8 @@ def test_arms_train_on_what_their_names_say(world_folder, generated):
     real, drawn = read_dataset(world_folder, "train"), read_dataset(generated, "annotations")
     settings = dataclasses.replace(load_settings().compare, controls=CONTROLS)
     arms = {arm.name: arm for arm in plan_arms(real, drawn, settings, {"other": drawn})}
-    assert list(arms) == ["real", "real+de", "other", *CONTROLS]
+    assert list(arms) == ["real", "real+de", "other", "other+de", *(name for name in CONTROLS if name != "arms+de")]
+    assert [s.share for s in arms["other+de"].sources] == [0.5, 0.25, 0.25] and arms["other+de"].baseline == "other"
     assert [s.share for s in arms["quarter_share"].sources] == [0.75, 0.25]
     assert arms["equal_real"].steps_factor == 2 and arms["real"].steps_factor == arms["real+de"].steps_factor == 1
     assert arms["equal_real"].baseline == "real_longer" and arms["real_longer"].steps_factor == 2
@@ -52,6 +53,11 @@ def test_arms_train_on_what_their_names_say(world_folder, generated):
     assert not any(a.iscrowd for a in without_ignore(drawn).annotations) and any(a.iscrowd for a in drawn.annotations)
     with pytest.raises(ConfigError, match="unknown nonsense"):
         plan_arms(real, drawn, dataclasses.replace(settings, controls=("nonsense",)))
+    together = dataclasses.replace(settings, controls=("arms+de",))
+    with pytest.raises(ConfigError, match=r"needs a further dataset"):
+        plan_arms(real, drawn, together)
+    with pytest.raises(ConfigError, match=r"--arm a\+de=...: .* makes an arm of that name"):
+        plan_arms(real, drawn, together, {"a": drawn, "a+de": drawn})
 
 
 def test_source_labels_of_images_without_a_source_are_a_clear_mistake(world_folder):

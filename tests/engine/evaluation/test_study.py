@@ -10,6 +10,7 @@ def case(mean: float, arms=("real", "real+de", "semi")) -> dict:
     difference = {"mean": mean, "ci95": [mean - 0.01, mean + 0.01], "verdict": "helps"}
     return {
         "arm_order": list(arms),
+        "baseline": "real",
         "arms": {arm: {"map": [0.3, 0.4, None]} for arm in arms},
         "deltas": {arm: {**difference, "baseline": "real"} for arm in arms[1:]},
         "against": {"real": difference, "semi": difference},
