@@ -17,7 +17,7 @@ from pathlib import Path
 from engine.curation.training_labels import training_labels
 from engine.data.dataset import Dataset, read_dataset
 from engine.errors import ConfigError, DatasetError
-from engine.evaluation.arms import plan_arms
+from engine.evaluation.arms import TREATMENT, plan_arms
 from engine.evaluation.leakage import search_leaks
 from engine.evaluation.outcome import Comparison, write_outcome
 from engine.evaluation.pinned import VersionOf, no_version, trained_on
@@ -66,7 +66,8 @@ def compare(
     taken = set(others) & set(scaled)
     if taken:
         raise ConfigError(f"--arm {min(taken)}=...: compare.scaling has an arm of that name. Choose another.")
-    arms += plan_arms(train, accepted, dataclasses.replace(settings.compare, controls=()), scaled)[2:]
+    for arm in plan_arms(train, accepted, dataclasses.replace(settings.compare, controls=()), scaled)[2:]:
+        arms.append(dataclasses.replace(arm, note=f"{TREATMENT} with {len(scaled[arm.name].images)} generated images"))
     leakage = search_leaks(real, {"train": train, "generated": accepted, **others}, test, settings.compare, ldm)
     pinned = trained_on(
         (real, {"train": train.digest(), "test": test.digest()}),

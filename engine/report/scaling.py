@@ -22,7 +22,7 @@ def scaling_part(scaling: Mapping | None) -> dict | None:
     stops = scaling.get("stops_paying")
     words = [scaling["note"]] if scaling.get("note") else []
     if stops is not None:
-        words.insert(0, f"More generated data stops paying at about {stops:g} times the real images.")
+        words.insert(0, f"More generated data stops paying at about {stops:.2g} times the real images.")
     return {
         "plot": scaling_plot([(multiple, values) for multiple, _, values in points], stops),
         "marked": stops is not None,
