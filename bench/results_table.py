@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from engine.errors import DatasetError
 from engine.evaluation.results import read_results
 from engine.evaluation.statistics import in_points, spread
 
@@ -21,6 +22,13 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--classes", action="store_true", help="a column for the AP of each class")
     args = parser.parse_args()
+    try:
+        print_tables(args)
+    except DatasetError as error:
+        parser.error(str(error))
+
+
+def print_tables(args: argparse.Namespace) -> None:
     if len(args.results) > 1:
         print_lines(args.results)
         return
