@@ -27,12 +27,18 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 sys.path.append(sys.argv[1])
-import tasks.generate
-from generation_workspace import Workspace
+import tasks.generate, tasks.review
+from generation_workspace import no_features, Workspace
 tasks.generate.LOADER = "stub_drawer:load"
+tasks.review.features_of = no_features
 Workspace(Path(sys.argv[2])).run(**json.loads(sys.argv[3]))
 """
 FAST = ["generation.shard_size=4", "generation.batch_size=2", "ldm.device=cpu"]
+
+
+def no_features(ldm) -> tuple[None, None]:
+    """Instead of `tasks.review.features_of`: the stand-in for the drawer has no model that could embed images."""
+    return None, None
 
 
 @dataclass
@@ -92,10 +98,12 @@ class Workspace:
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Workspace:
     import tasks.generate
+    import tasks.review
 
     monkeypatch.chdir(tmp_path)  # no params.yaml, no dvc.yaml
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(STAND_IN)]))
     monkeypatch.setattr(tasks.generate, "LOADER", "stub_drawer:load")
+    monkeypatch.setattr(tasks.review, "features_of", no_features)
     monkeypatch.setattr(tasks.generate.draw_shard, "retry_delay_seconds", 0.1)
     (tmp_path / "adapter").mkdir()
     images, boxes = [], []

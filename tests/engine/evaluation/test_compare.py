@@ -54,7 +54,7 @@ def test_arms_train_on_what_their_names_say(world_folder, generated):
     with pytest.raises(ConfigError, match="unknown nonsense"):
         plan_arms(real, drawn, dataclasses.replace(settings, controls=("nonsense",)))
     together = dataclasses.replace(settings, controls=("arms+de",))
-    with pytest.raises(ConfigError, match=r"needs a further dataset"):
+    with pytest.raises(ConfigError, match="needs a dataset to put"):
         plan_arms(real, drawn, together)
     with pytest.raises(ConfigError, match=r"--arm a\+de=...: .* makes an arm of that name"):
         plan_arms(real, drawn, together, {"a": drawn, "a+de": drawn})
