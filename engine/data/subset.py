@@ -38,8 +38,8 @@ def choose_labelled(train: Dataset, count: int, seed: int) -> list[ImageRecord]:
 
 
 def write_subset(data: Path, out: Path, count: int, seed: int = 0) -> dict[str, int]:
-    """Write `out`: train.json with `count` of the training images, unlabelled.json with the others (no boxes, no
-    captions), val.json and test.json as they are. Pictures are linked where the disk can, else copied. Returns the
+    """Write `out`: train.json with `count` of the training images, unlabelled.json with the others, if any (no boxes,
+    no captions), val.json and test.json as they are. Pictures are linked where the disk can, else copied. Returns the
     number of images by split.
 
     Raises:
@@ -59,7 +59,8 @@ def write_subset(data: Path, out: Path, count: int, seed: int = 0) -> dict[str, 
             link_or_copy(dataset.image_path(image), partial / "images" / image.file_name)
     boxes = [annotation for annotation in train.annotations if annotation.image_id in chosen]
     write_dataset(partial, TRAIN, labelled, boxes, train.categories)
-    write_dataset(partial, UNLABELLED, rest, [], train.categories)
+    if rest:
+        write_dataset(partial, UNLABELLED, rest, [], train.categories)
     for split, dataset in kept.items():
         write_dataset(partial, split, dataset.images, dataset.annotations, dataset.categories)
     partial.rename(out)

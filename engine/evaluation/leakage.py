@@ -153,16 +153,18 @@ def find_alike(
     frame: Frame,
 ) -> list[Leak]:
     """Images whose features have at least such a cosine with those of a held-out image."""
-    everything = {**training, **held_out}
+    everything = {name: dataset for name, dataset in {**training, **held_out}.items() if dataset.images}
+    if not everything:
+        return []
     features = {name: embed(dataset, ldm, frame, name) for name, dataset in everything.items()}
-    together = torch.cat([f for f in features.values() if len(f)])
+    together = torch.cat(list(features.values()))
     mean, deviation = together.mean(dim=0), together.std(dim=0) + 1e-6
     units = {name: functional.normalize((f - mean) / deviation, dim=1) for name, f in features.items()}
     leaks = []
     for where, dataset in training.items():
         for split, others in held_out.items():
-            if not len(units[where]) or not len(units[split]):
-                continue
+            if where not in units or split not in units:
+                continue  # no image
             # Block by block: all pairs of two large datasets at once would take tens of gigabytes.
             nearest_of = [(block @ units[split].T).max(dim=1) for block in units[where].split(_BLOCK)]
             best, places = (torch.cat(column).tolist() for column in zip(*nearest_of, strict=True))

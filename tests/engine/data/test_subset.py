@@ -54,3 +54,8 @@ def test_sources_are_the_labelled_images_and_the_pictures_behind_them(world_fold
     write_dataset(tmp_path / "few", "unlabelled", again, [], few.categories)
     with pytest.raises(DatasetError, match="an id or a file of train.json"):
         read_sources(tmp_path / "few", True)
+
+
+def test_all_labels_leave_no_pictures_without(world_folder, tmp_path):
+    write_subset(world_folder, tmp_path / "all", len(read_dataset(world_folder, "train").images))
+    assert not (tmp_path / "all" / "unlabelled.json").exists()

@@ -92,6 +92,14 @@ def test_features_are_compared_block_by_block_with_the_same_outcome(splits, tmp_
     assert find_alike(*arguments) == at_once and len(at_once) >= 2
 
 
+def test_a_dataset_without_images_has_no_features_and_no_leaks(splits):
+    ldm = load_ldm(str(embedded_folder()), device="cpu")
+    frame, empty = Frame(64, ldm.alignment), subset(splits["train"], set())
+    assert find_alike({"unlabelled": empty}, {"test": subset(splits["test"], set())}, 0.9, ldm, frame) == []
+    alike = find_alike({"unlabelled": empty, "copy": splits["test"]}, {"test": splits["test"]}, 0.9, ldm, frame)
+    assert alike and {leak.where for leak in alike} == {"copy"}
+
+
 def test_scenes_that_differ_are_no_leaks(splits):
     held_out = {"test": splits["test"], "val": splits["val"]}
     assert not find_leaks({"train": splits["train"]}, held_out, SETTINGS.leak_distance)
