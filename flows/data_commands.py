@@ -126,11 +126,16 @@ def subset(
     percent: Annotated[
         float | None, typer.Option("--percent", min=0.01, max=100, help="Or so many percent of them.")
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="NAME", help="Leave this picture out, whatever split it is in; repeatable."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Keep the labels of a few training images; the others become unlabelled.json, pictures without boxes.
 
-    Validation and test stay as they are. Of one seed, a smaller choice is part of a larger one.
+    Validation and test stay as they are. Of one seed, a smaller choice is part of a larger one. With --without alone
+    all labels stay: that is how one of two pictures that repeat each other is taken out.
 
     Example: de subset --data data/bccd --out data/bccd-10 --percent 10
     """
@@ -138,11 +143,12 @@ def subset(
     from engine.data.subset import write_subset
     from engine.errors import ConfigError
 
-    if (images is None) == (percent is None):
-        raise ConfigError("de subset: give either --images or --percent.")
-    if images is None:
+    left_out = without or []
+    if images is not None and percent is not None or not (images or percent or left_out):
+        raise ConfigError("de subset: give either --images or --percent, or --without alone to keep all labels.")
+    if percent is not None:
         images = max(1, round(len(read_dataset(data, "train").images) * percent / 100))
-    sizes = write_subset(data, out, images, seed)
+    sizes = write_subset(data, out, images, seed, left_out)
     typer.echo(f"{out}: " + ", ".join(f"{split} {count}" for split, count in sizes.items()) + " images.")
 
 

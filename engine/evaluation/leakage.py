@@ -115,9 +115,10 @@ def check_leakage(
         text = f"{len(found)} images repeat images of {split}.json:{listed}{more}"
         if split == "test" and settings.leakage == "stop":
             raise DatasetError(
-                f"{text}\nA score on images that were trained on says nothing. Take them out of one of the two (for "
-                "generated images: de review rejects what repeats held-out images, with --ldm by features too), or set "
-                "compare.leakage=report to compare all the same; compare.leak_distance says how much alike is too much."
+                f"{text}\nA score on images that were trained on says nothing. Take them out of one of the two (`de "
+                "subset --without NAME` writes a dataset without a picture; for generated images: de review rejects "
+                "what repeats held-out images, with --ldm by features too), or set compare.leakage=report to compare "
+                "all the same; compare.leak_distance says how much alike is too much."
             )
         log.warning(text)
     return {

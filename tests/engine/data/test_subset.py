@@ -59,3 +59,27 @@ def test_sources_are_the_labelled_images_and_the_pictures_behind_them(world_fold
 def test_all_labels_leave_no_pictures_without(world_folder, tmp_path):
     write_subset(world_folder, tmp_path / "all", len(read_dataset(world_folder, "train").images))
     assert not (tmp_path / "all" / "unlabelled.json").exists()
+
+
+def test_a_picture_is_left_out_of_any_split_and_bare_pictures_stay(world_folder, tmp_path):
+    train, val, test = (read_dataset(world_folder, split) for split in ("train", "val", "test"))
+    write_subset(world_folder, tmp_path / "few", 3)
+    few, bare = (read_dataset(tmp_path / "few", split) for split in ("train", "unlabelled"))
+    gone = [dataset.images[1].file_name for dataset in (few, bare, test)]
+    sizes = write_subset(tmp_path / "few", tmp_path / "less", None, without=gone)
+    less = {split: read_dataset(tmp_path / "less", split) for split in ("train", "unlabelled", "val", "test")}
+    assert {split: len(dataset.images) for split, dataset in less.items()} == sizes
+    assert sizes == {
+        "train": 2,
+        "unlabelled": len(train.images) - 4,
+        "val": len(val.images),
+        "test": len(test.images) - 1,
+    }
+    assert [i.file_name for i in less["train"].images] == [few.images[0].file_name, few.images[2].file_name]
+    assert all(less["train"].annotations_of(i.id) == train.annotations_of(i.id) for i in less["train"].images)
+    assert {a.image_id for a in less["test"].annotations} <= {i.id for i in test.images} - {test.images[1].id}
+    assert not any((tmp_path / "less" / "images" / name).exists() for name in gone)
+
+    with pytest.raises(DatasetError, match=f"has no picture x{gone[0]} to leave out. Did you mean .*{gone[0]}"):
+        write_subset(world_folder, tmp_path / "never", None, without=[f"x{gone[0]}"])
+    assert not (tmp_path / "never").exists()
