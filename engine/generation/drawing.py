@@ -145,5 +145,5 @@ def _write(path: Path, content: bytes) -> dict:
 def _jpeg(image, quality: int) -> bytes:
     """Bytes of an (H, W, 3) uint8 image; no time, no name, no profile in them."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
