@@ -15,7 +15,7 @@ from tqdm import tqdm
 from engine.baselines.masks import corners_of, mask_of
 from engine.baselines.request import BaselineRequest, Outcome
 from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, write_dataset
-from engine.data.images import load_image
+from engine.data.images import encode_jpeg, load_image
 from engine.errors import DatasetError
 
 PASTED = (1, 3)  # objects an image
@@ -55,7 +55,7 @@ def copy_paste(request: BaselineRequest) -> Outcome:
         source = train.images[number % len(train.images)]
         picture, boxes = paste_onto(train, source, cut_outs, rng)
         name = f"{number + 1:06d}.jpg"
-        picture.save(out / "images" / name, "JPEG", quality=request.settings.generation.jpeg_quality, subsampling=0)
+        (out / "images" / name).write_bytes(encode_jpeg(picture, request.settings.generation.jpeg_quality))
         provenance = {"de": {"item": number + 1, "mode": "copy_paste", "source_image_id": source.id, "seed": seed}}
         records.append(ImageRecord(number + 1, name, source.width, source.height, provenance))
         for category_id, (x, y, w, h), crowd in boxes:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from engine.baselines.masks import mask_of, scaled
 from engine.baselines.request import BaselineRequest, Outcome
 from engine.data.dataset import Annotation, Dataset, ImageRecord, read_dataset, write_dataset
+from engine.data.images import encode_jpeg
 from engine.data.pixels import read_pixels, to_model, to_uint8
 from engine.errors import RunFailed
 from engine.generation.plan import PlannedItem, item_file, make_plan
@@ -59,7 +60,7 @@ def inpaint(request: BaselineRequest) -> Outcome:
     drawn = Painter(train, model, request.settings).draw(items)
     for item, picture in tqdm(zip(items, drawn, strict=True), "inpaint", len(items), mininterval=2):
         path = request.out / "images" / item_file(item.item)
-        picture.save(path, "JPEG", quality=request.settings.generation.jpeg_quality, subsampling=0)
+        path.write_bytes(encode_jpeg(picture, request.settings.generation.jpeg_quality))
     labels = _labels(train, items)
     write_dataset(request.out, "annotations", [_record(item) for item in items], labels, train.categories)
     ignored = sum(a.iscrowd for a in labels)

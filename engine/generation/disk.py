@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import shutil
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.data.images import encode_jpeg
 from engine.errors import ConfigError, DatasetError
 from engine.generation import preview_sheet
 from engine.generation.plan import Plan
@@ -68,9 +68,7 @@ def _bytes_per_pixel(plan: Plan, dataset: Dataset) -> float:
             picture = dataset.load(by_id[image_id]).resize((width, height))
         except DatasetError:
             continue
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality)
-        sizes.append(buffer.tell() / (width * height))
+        sizes.append(len(encode_jpeg(picture, quality)) / (width * height))
     return float(np.mean(sizes)) if sizes else UNKNOWN_BYTES_PER_PIXEL
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import queue
 import threading
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from engine.data.images import encode_jpeg
 from engine.generation.durable import sync_folder, to_json, write_durably
 from engine.generation.labels import LabelRules
 from engine.generation.plan import Plan, PlannedItem
@@ -124,7 +124,7 @@ class ImageWriter:
                 raise drawn
             record = drawn_record(item, drawn, self._rules, self._category_ids)
             if record["status"] == KEPT:
-                jpeg = _jpeg(drawn.image, self._quality)
+                jpeg = encode_jpeg(Image.fromarray(drawn.image), self._quality)
         except Exception as error:
             if is_out_of_memory(error):
                 raise  # a matter of the machine, not of the item
@@ -140,10 +140,3 @@ class ImageWriter:
 def _write(path: Path, content: bytes) -> dict:
     write_durably(path, content)
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _jpeg(image, quality: int) -> bytes:
-    """Bytes of an (H, W, 3) uint8 image; no time, no name, no profile in them."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()

@@ -294,7 +294,7 @@ def test_too_little_memory_for_one_image_fails_the_shard_and_not_the_item(bench)
 def test_memory_that_runs_out_while_an_image_is_written_fails_the_shard_and_not_the_item(
     bench, unbroken, monkeypatch, error
 ):
-    jpeg, calls = drawing._jpeg, []
+    jpeg, calls = drawing.encode_jpeg, []
 
     def runs_out(*args):
         calls.append(args)
@@ -302,7 +302,7 @@ def test_memory_that_runs_out_while_an_image_is_written_fails_the_shard_and_not_
             raise error
         return jpeg(*args)
 
-    monkeypatch.setattr(drawing, "_jpeg", runs_out)
+    monkeypatch.setattr(drawing, "encode_jpeg", runs_out)
     assert result(bench.generate()) == result(unbroken)  # at the second attempt
     assert len(calls) > 3
 
