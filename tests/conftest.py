@@ -23,6 +23,11 @@ os.environ |= {
 }
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Of `-n auto`: each process starts servers of its own, so more than four are too many on any machine."""
+    return min(4, os.cpu_count() or 1)
+
+
 def pytest_unconfigure(config):
     shutil.rmtree(_HOME, ignore_errors=True)
 
