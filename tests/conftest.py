@@ -21,6 +21,8 @@ os.environ |= {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
 }
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: their threads would fight each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_xdist_auto_num_workers(config):
