@@ -27,9 +27,9 @@ def train_detector(
     de train-detector --real data/bccd --generated runs/bccd-de --out models/bccd-detector
     """
     from engine.evaluation.train_detector import train_detector as run
-    from tasks.settings import EMBEDDED, open_settings
+    from tasks.settings import open_settings
 
-    settings = open_settings(params, overrides or [], EMBEDDED)[1]
+    settings = open_settings(params, overrides or [])[1]
     card = run(real, out, settings, generated, seed)
     score = card.get("validation", {}).get("map")
     measured = "no val.json to measure it on" if score is None else f"AP {100 * score:.1f} on the validation images"

@@ -15,10 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 import engine.evaluation.compare
+import engine.evaluation.train_detector
 import engine.generation.run
 from engine.data.world_folder import write_world
 from engine.errors import DatasetError, RunFailed
 from engine.ldm import embedded_folder
+from engine.sections import Settings
 from flows.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +32,7 @@ COMMANDS = {
     "import": ("--format",),
     "export": ("--format", "--all", "--ignore-regions", "--link", "--shard-images", "--shard-mb"),
     "validate": (),
+    "subset": ("--data", "--out", "--images", "--percent", "--without", "--seed"),
     "world": ("--out",),
     "train-ldm": ("--out",),
     "adapt-ldm": ("--data", "--ldm", "--out"),
@@ -323,6 +326,22 @@ def test_compare_writes_plot_data_and_one_line(monkeypatch, tmp_path):
         results["delta"] = {"mean": 0.01, "ci95": [-0.1, 0.1], "verdict": "cannot tell", "seeds_to_settle": seeds}
         result = run("compare", "--real", "r", "--generated", "g", "--out", str(out), "--arm", "other=o")
         assert words in result.stdout.splitlines()[1]
+
+
+@pytest.mark.parametrize("params", [(), ("--params", str(ROOT / "params" / "bccd.yaml"))])
+def test_a_detector_to_keep_is_trained_with_the_settings_of_the_comparison(params, monkeypatch, tmp_path):
+    seen = []
+
+    def stop(*arguments, **_):
+        seen.append(next(a for a in arguments if isinstance(a, Settings)).detector)
+        raise RunFailed("seen")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine.evaluation.compare, "compare", stop)
+    monkeypatch.setattr(engine.evaluation.train_detector, "train_detector", stop)
+    pair = ("--real", "r", "--generated", "g", "--out", "o", *params)
+    assert [run(command, *pair).exit_code for command in ("compare", "train-detector")] == [1, 1]
+    assert seen[0] == seen[1]
 
 
 def test_verify_names_what_is_wrong(tmp_path):
