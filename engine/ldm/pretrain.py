@@ -47,7 +47,7 @@ RECOMMENDED = {
         "denoising_queries": 20,
     },
     "generation": {
-        "steps": 20, "strength_min": 0.3, "strength_max": 0.6, "guidance_min": 2.0, "guidance_max": 2.0,
+        "steps": 20, "strength_min": 0.1, "strength_max": 0.2, "guidance_min": 1.0, "guidance_max": 1.0,
         "eta_min": 0.0, "eta_max": 0.2, "score_threshold": 0.5, "domain": "scene",
     },
     "detector": {"name": "small", "resolution": 64, "width": 64, "convs": 2, "steps": 600, "learning_rate": 1.5e-3},
