@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.data.dataset import Dataset, read_dataset
+from engine.errors import DatasetError
 from engine.sections import Settings
 from tasks.settings import ldm_settings
 
@@ -43,12 +44,15 @@ def draw_pool(request: TuneRequest, tell: Callable[[str], None]) -> Dataset:
     workers = usual_workers(settings)
     generate(request.data, request.ldm, request.adapter, out, request.images, request.seed, settings, workers)
     review(out, request.data, settings, fiftyone="off", ldm=ldm_settings(request.ldm, settings))
-    drawn = read_dataset(out, "annotations")
-    return training_labels(out, drawn)
+    pool = training_labels(out, read_dataset(out, "annotations"))
+    if not pool.images:
+        raise DatasetError(f"The gates rejected every image of the pool: {out / 'gates.json'} says why of each.")
+    return pool
 
 
 def pool_settings(settings: Settings) -> Settings:
-    """The settings, with the wide ranges of the pool."""
+    """The settings, with the wide ranges of the pool, and without the gates that judge its labels: with boxes of any
+    score there are many more of them than any candidate will keep."""
     generation = dataclasses.replace(
         settings.generation,
         strength_min=RATIOS[0],
@@ -61,7 +65,8 @@ def pool_settings(settings: Settings) -> Settings:
         text_to_image=0.0,
         keep_negatives=False,
     )
-    return dataclasses.replace(settings, generation=generation)
+    review = dataclasses.replace(settings.review, box_count_factor=0.0, min_mean_score=0.0, min_label_agreement=0.0)
+    return dataclasses.replace(settings, generation=generation, review=review)
 
 
 def score_thresholds(request: TuneRequest, val: Dataset) -> dict[str, float]:

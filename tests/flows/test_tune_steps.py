@@ -11,7 +11,9 @@ import pytest
 from engine.data.dataset import read_dataset, subset
 from engine.data.world_folder import write_world
 from engine.errors import ConfigError
+from engine.sections import ReviewSettings, Settings
 from flows.tune import PLAN, TuneRequest, _affordable, _read_plan, _search
+from flows.tune_pool import pool_settings
 from tasks.settings import open_settings
 
 SETTINGS = open_settings(None, ["ldm.device=cpu"], "world")[1]
@@ -55,3 +57,10 @@ def test_more_minutes_try_more_of_a_plan_that_was_made_with_fewer(monkeypatch, t
     assert _read_plan(tmp_path) is None, "of an earlier version: it does not say enough"
     (tmp_path / PLAN).write_text(json.dumps(plan))
     assert _read_plan(tmp_path) == plan
+
+
+def test_gates_that_judge_labels_do_not_judge_the_pool_whose_boxes_have_any_score():
+    judged = Settings(review=ReviewSettings(min_mean_score=0.5, box_count_factor=3.0, min_label_agreement=0.5))
+    review = pool_settings(judged).review
+    assert (review.box_count_factor, review.min_mean_score, review.min_label_agreement) == (0.0, 0.0, 0.0)
+    assert review.duplicate_distance == judged.review.duplicate_distance
