@@ -2,6 +2,7 @@
 
     python bench/trials.py DATA --labels 150 --set detector.steps=1500 [--set detector.augment=strong]
     python bench/trials.py DATA --generated DIR --share 0.5 [--until 0.6] [--ratio-to 0.5] [--score 0.5 --ignore 0.3]
+    python bench/trials.py DATA --generated DIR --labels-of DIR       # these pictures, the boxes of another labelling
     python bench/trials.py DATA --generated DIR --reference DIR       # agreement of two labellings of the same images
 
 Datasets to try come from `de world`, `de subset`, `de generate`, `de label`, and `de baseline detector`, which gives an
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from engine.data.dataset import Dataset, read_dataset, subset
+from engine.data.dataset import Dataset, ImageRecord, read_dataset, subset
 from engine.detection.build import build_detector
 from engine.detection.prediction import predict
 from engine.detection.samples import BatchSource, Source
@@ -40,11 +41,18 @@ def main() -> None:
     parser.add_argument("--ratio-to", type=float, default=1.0, help="largest encode ratio")
     parser.add_argument("--score", type=float, help="boxes from this score on are labels; as they are where not given")
     parser.add_argument("--ignore", type=float, default=0.3, help="and from this one on ignore regions")
+    parser.add_argument("--labels-of", type=Path, help="a dataset of the same sources whose boxes are taken instead")
+    parser.add_argument("--sources-of", type=Path, help="leave out images whose source is not in this dataset")
     parser.add_argument("--reference", type=Path, help="print the agreement with these labels by encode ratio instead")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     args = parser.parse_args()
     generated = None if args.generated is None else rethreshold(read_dataset(args.generated, "annotations"), args)
+    if args.sources_of:
+        known = set(by_source(read_labels(args.sources_of)))
+        generated = subset(generated, {image.id for image in generated.images if source_of(image) in known})
+    if args.labels_of:
+        generated = relabel(generated, read_labels(args.labels_of))
     if args.reference:
         print_agreement(generated, read_dataset(args.reference, "annotations"))
         return
@@ -80,6 +88,33 @@ def rethreshold(dataset: Dataset, args: argparse.Namespace) -> Dataset:
         if a.extra["score"] >= min(args.score, args.ignore)
     )
     return subset(dataclasses.replace(dataset, annotations=boxes), {a.image_id for a in boxes if not a.iscrowd})
+
+
+def read_labels(folder: Path) -> Dataset:
+    """Generated or labelled images where the folder has them, else its hand-labelled training images."""
+    return read_dataset(folder, "annotations" if (folder / "annotations.json").is_file() else "train")
+
+
+def source_of(image: ImageRecord) -> int:
+    """Id of the picture that it was drawn from; its own if it was not drawn."""
+    return image.extra.get("de", {}).get("source_image_id", image.id)
+
+
+def by_source(dataset: Dataset) -> dict[int, ImageRecord]:
+    """Its image of each source; the last where there are several."""
+    return {source_of(image): image for image in dataset.images}
+
+
+def relabel(dataset: Dataset, labels: Dataset) -> Dataset:
+    """Its pictures with the other dataset's boxes of the same source; pictures whose source that lacks are left out."""
+    others = by_source(labels)
+    kept = subset(dataset, {image.id for image in dataset.images if source_of(image) in others})
+    boxes = tuple(
+        dataclasses.replace(box, image_id=image.id)
+        for image in kept.images
+        for box in labels.annotations_of(others[source_of(image)].id)
+    )
+    return dataclasses.replace(kept, annotations=boxes)
 
 
 def print_agreement(labels: Dataset, reference: Dataset) -> None:
