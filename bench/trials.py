@@ -42,6 +42,9 @@ def main() -> None:
     parser.add_argument("--score", type=float, help="boxes from this score on are labels; as they are where not given")
     parser.add_argument("--ignore", type=float, default=0.3, help="and from this one on ignore regions")
     parser.add_argument("--labels-of", type=Path, help="a dataset of the same sources whose boxes are taken instead")
+    parser.add_argument(
+        "--agree-with", type=Path, help="such a dataset: boxes that both have are averaged, others ignored"
+    )
     parser.add_argument("--sources-of", type=Path, help="leave out images whose source is not in this dataset")
     parser.add_argument("--reference", type=Path, help="print the agreement with these labels by encode ratio instead")
     parser.add_argument("--seed", type=int, default=0)
@@ -53,6 +56,8 @@ def main() -> None:
         generated = subset(generated, {image.id for image in generated.images if source_of(image) in known})
     if args.labels_of:
         generated = relabel(generated, read_labels(args.labels_of))
+    if args.agree_with:
+        generated = agreed(generated, read_labels(args.agree_with))
     if args.reference:
         print_agreement(generated, read_dataset(args.reference, "annotations"))
         return
@@ -115,6 +120,29 @@ def relabel(dataset: Dataset, labels: Dataset) -> Dataset:
         for box in labels.annotations_of(others[source_of(image)].id)
     )
     return dataclasses.replace(kept, annotations=boxes)
+
+
+def agreed(dataset: Dataset, labels: Dataset) -> Dataset:
+    """Boxes that both labellings have (same class, IoU from 0.5 on), averaged; what only one has is ignored."""
+    dataset, other = (relabel(dataset, one) for one in (dataset, labels))
+    boxes = []
+    for image in dataset.images:
+        mine, theirs = (list(d.annotations_of(image.id)) for d in (dataset, other))
+        boxes += [box for box in mine if box.iscrowd]
+        theirs = [box for box in theirs if not box.iscrowd]
+        for box in mine:
+            if box.iscrowd:
+                continue
+            near = [b for b in theirs if b.category_id == box.category_id and iou(box, b) >= 0.5]
+            if near:
+                best = max(near, key=lambda b: iou(box, b))
+                theirs.remove(best)
+                mean = tuple((a + b) / 2 for a, b in zip(box.bbox_xywh, best.bbox_xywh, strict=True))
+                boxes.append(dataclasses.replace(box, bbox_xywh=mean))
+            else:
+                boxes.append(dataclasses.replace(box, iscrowd=1))
+        boxes += [dataclasses.replace(box, iscrowd=1) for box in theirs]
+    return dataclasses.replace(dataset, annotations=tuple(boxes))
 
 
 def print_agreement(labels: Dataset, reference: Dataset) -> None:
