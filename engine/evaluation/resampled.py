@@ -68,8 +68,8 @@ def difference(
     changes = after - before
     if not np.isfinite(changes[:, 0]).all():
         raise ValueError(f"{metric} of {class_name or 'all classes'} is undefined: the test split holds no such object")
-    means = changes[:, 1:].mean(axis=0)
-    return combine(changes[:, 0], means[np.isfinite(means)] if means.size else None)
+    defined = changes[:, 1:][:, np.isfinite(changes[:, 1:]).all(axis=0)]
+    return combine(changes[:, 0], defined if defined.size else None)
 
 
 def differences_by_score(baseline: Resampled, treatment: Resampled) -> dict:

@@ -11,8 +11,8 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
                   validation: {the same scores and per_class, per_class50, of the validation images}; it is there only
                   where the dataset has a validation split}}
     arm_order, baseline, treatment: names of arms
-    deltas: {arm: {mean, ci95: [low, high], verdict, per_seed, seed_error, image_error, seeds_to_settle, resamples,
-                   baseline, treatment}} of every arm against its baseline; delta: the one of `treatment`
+    deltas: {arm: {mean, ci95: [low, high], verdict, per_seed, seed_error, image_error, lasting_error,
+                   seeds_to_settle, resamples, baseline, treatment}} of every arm against its baseline; delta: the one of `treatment`
     against: {arm: the same of the treatment against that arm}
     further: {arm: folder}; leakage: see leakage.py; scaling: see scaling.py, where there is a scaling curve
     trained_on: {real, generated, further: {arm}} of {folder, content: {what: sha256}, version: a tag or null}

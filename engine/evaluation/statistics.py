@@ -10,6 +10,9 @@ drawn anew (paired bootstrap: both arms and all seeds see the same resample):
 This is the rule of Zou and Donner (Statistics in Medicine 27, 2008: recovery of variance estimates) for the sum of two
 independent quantities, each with its own interval: Student's t over seeds, a normal bootstrap over images. Noise that
 belongs to a seed and an image together is counted in both parts, so the interval errs to the wide side.
+
+What more seeds would do to V is told by the seeds one by one: noise that all of them share stays, noise of a seed and an
+image together shrinks with their number. Of n seeds V = shared + single / n, and the V of one seed alone is shared + single.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ import numpy as np
 
 from engine.errors import ConfigError
 
-_NORMAL_975 = 1.959963984540054
-_MOST_SEEDS = 1000  # beyond this no number of seeds is promised
+NORMAL_975 = 1.959963984540054
+MOST_SEEDS = 1000  # beyond this no number of seeds is promised
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ class Difference:
     """Treatment minus baseline, in the unit of the metric (0 to 1).
 
     per_seed: the n paired differences. ci95: see the module. verdict: helps, hurts or cannot tell.
-    seed_error, image_error: standard errors of the mean from seeds and from test images.
+    seed_error, image_error: standard errors of the mean from seeds and from test images. lasting_error: the part of
+    image_error that more seeds would leave.
     seeds_to_settle: trainings per arm from which the interval would exclude zero if mean and spread stay as measured;
-    None where no number of seeds would, because the test images alone leave it open (or the mean is zero).
+    None where 1000 would not.
     """
 
     mean: float
@@ -54,6 +58,7 @@ class Difference:
     per_seed: tuple[float, ...]
     seed_error: float
     image_error: float
+    lasting_error: float
     seeds_to_settle: int | None
     resamples: int
 
@@ -84,14 +89,15 @@ def draw_counts(images: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def combine(per_seed: Sequence[float], resampled: np.ndarray | None) -> Difference:
-    """The interval from n paired differences and (R,) bootstrap values of their mean over resampled images."""
+    """The interval from n paired differences and their bootstrap values (n, R) over R resamples of the test images."""
     seeds = len(per_seed)
     if seeds < 2:
         raise ConfigError(f"an interval needs at least 2 seeds per arm, got {seeds}: raise compare.seeds")
     mean = float(np.mean(per_seed))
     seed_sd = float(np.std(per_seed, ddof=1))
-    used = 0 if resampled is None else len(resampled)
-    image_error = float(np.std(resampled, ddof=1)) if used > 1 else 0.0
+    used = 0 if resampled is None else resampled.shape[1]
+    shared, single = _image_variances(resampled) if used > 1 else (0.0, 0.0)
+    image_error = math.sqrt(shared + single / seeds)
     half = _half_width(seed_sd, image_error, seeds)
     low, high = mean - half, mean + half
     return Difference(
@@ -101,9 +107,20 @@ def combine(per_seed: Sequence[float], resampled: np.ndarray | None) -> Differen
         per_seed=tuple(float(value) for value in per_seed),
         seed_error=seed_sd / math.sqrt(seeds),
         image_error=image_error,
-        seeds_to_settle=_seeds_to_settle(mean, seed_sd, image_error),
+        lasting_error=math.sqrt(shared),
+        seeds_to_settle=_seeds_to_settle(mean, seed_sd, shared, single),
         resamples=used,
     )
+
+
+def _image_variances(resampled: np.ndarray) -> tuple[float, float]:
+    """Of values (n, R): the variance over resamples that all n share, and what each has beside it. The variance of the
+    mean is exactly shared + single / n."""
+    seeds = len(resampled)
+    of_mean = float(np.var(resampled.mean(axis=0), ddof=1))
+    of_one = float(np.mean(np.var(resampled, axis=1, ddof=1)))
+    single = min(max(0.0, (of_one - of_mean) * seeds / (seeds - 1)), of_mean * seeds)
+    return max(0.0, of_mean - single / seeds), single
 
 
 def verdict(low: float, high: float) -> str:
@@ -142,10 +159,13 @@ def _student_between(t: float, dof: int) -> float:
 
 
 def _half_width(seed_sd: float, image_error: float, seeds: int) -> float:
-    return math.hypot(student_975(seeds - 1) * seed_sd / math.sqrt(seeds), _NORMAL_975 * image_error)
+    return math.hypot(student_975(seeds - 1) * seed_sd / math.sqrt(seeds), NORMAL_975 * image_error)
 
 
-def _seeds_to_settle(mean: float, seed_sd: float, image_error: float) -> int | None:
-    candidates = range(2, _MOST_SEEDS + 1)  # the interval narrows with every seed, so halving finds the first
-    place = bisect_left(candidates, True, key=lambda seeds: _half_width(seed_sd, image_error, seeds) < abs(mean))
+def _seeds_to_settle(mean: float, seed_sd: float, shared: float, single: float) -> int | None:
+    def settled(seeds: int) -> bool:
+        return _half_width(seed_sd, math.sqrt(shared + single / seeds), seeds) < abs(mean)
+
+    candidates = range(2, MOST_SEEDS + 1)  # the interval narrows with every seed, so halving finds the first
+    place = bisect_left(candidates, True, key=settled)
     return candidates[place] if place < len(candidates) else None

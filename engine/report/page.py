@@ -73,6 +73,9 @@ def _context(results: Mapping) -> dict:
         "verdict": scores.verdict(results),
         "in_short": in_short(results, classes, generated),
         "baseline": delta["baseline"],
+        "covers": "both the chance of the training seed and the choice of the test images"
+        if delta.get("resamples", 2) > 1
+        else "the chance of the training seed alone, not the choice of the test images (compare.bootstrap)",
         "differences": difference_plot(
             scores.difference_rows(deltas, order, colours, delta["baseline"]),
             "Difference of each arm to the baseline, 95 % interval",

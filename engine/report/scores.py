@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from engine.evaluation.results import SCORES
+from engine.evaluation.statistics import MOST_SEEDS, NORMAL_975
 from engine.report.plots import signed
 from engine.report.unit_plot import Curve, unit_plot
 
@@ -44,9 +45,15 @@ def advice(delta: Mapping) -> str:
     if delta["verdict"] != "cannot tell" or "seeds_to_settle" not in delta:
         return ""
     if delta["seeds_to_settle"] is None:
+        # Files from before this was told apart have no lasting_error: all of image_error was taken for it.
+        lasting = delta.get("lasting_error", delta.get("image_error", 0.0))
+        if NORMAL_975 * lasting < abs(delta["mean"]):
+            return f"More than {MOST_SEEDS} seeds per arm would be needed to settle a difference this small."
         return (
             "More trainings would not settle a difference this small: the test images alone leave it open. "
             "A larger test split would narrow the interval."
+            if lasting
+            else "No number of trainings would settle it: on average the arms do not differ."
         )
     return f"About {delta['seeds_to_settle']} seeds per arm would settle it, if the difference stays this large."
 

@@ -322,8 +322,14 @@ def test_compare_writes_plot_data_and_one_line(monkeypatch, tmp_path):
     assert str(out / "report.html") in result.stdout
     assert '"seed": 1,\n  "map": null' in (out / "plots.json").read_text()
     assert "settle" not in result.stdout
-    for seeds, words in ((14, "About 14 seeds per arm would settle it"), (None, "More trainings would not settle")):
-        results["delta"] = {"mean": 0.01, "ci95": [-0.1, 0.1], "verdict": "cannot tell", "seeds_to_settle": seeds}
+    for seeds, lasting, words in (
+        (14, 0.0, "About 14 seeds per arm would settle it"),
+        (None, 0.02, "More trainings would not settle"),
+        (None, 0.001, "More than 1000 seeds per arm would be needed"),
+        (None, 0.0, "More than 1000 seeds per arm would be needed"),
+    ):
+        open_question = {"mean": 0.01, "ci95": [-0.1, 0.1], "verdict": "cannot tell"}
+        results["delta"] = {**open_question, "seeds_to_settle": seeds, "lasting_error": lasting}
         result = run("compare", "--real", "r", "--generated", "g", "--out", str(out), "--arm", "other=o")
         assert words in result.stdout.splitlines()[1]
 

@@ -19,7 +19,7 @@ def results(make_case):
     curve = [[(0, 2.0), (10, 1.0)]] * 2
     return build_results(
         [Arm("real", metrics, curve, 30, 0.0, [1.0, 2.0]), Arm("de", metrics[::-1], curve, 60, 0.5, [1.0, 2.0])],
-        {"de": combine([0.1, 0.2], np.array([0.1, 0.2]))},
+        {"de": combine([0.1, 0.2], np.array([[0.1, 0.2]] * 2))},
         baseline="real", treatment="de", seeds=[0, 1],
         settings={"compare": {"seeds": 2}}, versions={"torch": "2"}, data={"test": {"images": 30}},
         generated={"planned": 10, "kept": 7, "dropped": {"no box": 2}, "failed": {"black image": 1}},
@@ -43,7 +43,7 @@ def test_validation_scores_are_a_part_of_their_own(results, make_case, tmp_path)
     metrics = [evaluate(dataset, detections), evaluate(dataset, [])]
     arms = [Arm(name, metrics[::-1], [[]] * 2, 30, 0.0, [1.0, 2.0], {}, metrics) for name in ("real", "de")]
     built = build_results(
-        arms, {"de": combine([0.1, 0.2], np.array([0.1, 0.2]))},
+        arms, {"de": combine([0.1, 0.2], np.array([[0.1, 0.2]] * 2))},
         baseline="real", treatment="de", seeds=[0, 1], settings={}, versions={}, data={},
     )  # fmt: skip
     assert "validation" not in results["arms"]["real"]

@@ -44,7 +44,12 @@ def simulate(seeds, seed_sd, image_sd, both_sd, interval, trials=1500, images=72
 
 
 def ours(values, counts):
-    return combine(values.mean(axis=1), counts @ values.mean(axis=0) / values.shape[1]).ci95
+    return combine(values.mean(axis=1), values @ counts.T / values.shape[1]).ci95
+
+
+def shared(values, seeds=3):
+    """(n, R): the resamples do the same to every seed."""
+    return np.tile(np.array(values), (seeds, 1))
 
 
 def plain_bootstrap(values, counts):
@@ -73,7 +78,7 @@ def test_resampling_three_seeds_would_not_do():
 
 
 def test_the_formula():
-    difference = combine([0.01, 0.02, 0.06], np.array([0.02, 0.03, 0.04]))
+    difference = combine([0.01, 0.02, 0.06], shared([0.02, 0.03, 0.04]))
     seed, image = np.std([1, 2, 6], ddof=1) / 100 / math.sqrt(3), 0.01
     half = math.sqrt((4.30265 * seed) ** 2 + (1.95996 * image) ** 2)
     assert difference.mean == pytest.approx(0.03)
@@ -88,7 +93,7 @@ def test_verdicts():
 
 
 def test_seeds_to_settle_settle_it():
-    open_question = combine([0.01, 0.05, 0.03], np.array([0.029, 0.030, 0.031]))
+    open_question = combine([0.01, 0.05, 0.03], shared([0.029, 0.030, 0.031]))
     needed = open_question.seeds_to_settle
     assert open_question.verdict == "cannot tell" and needed > 3
     sd = np.std([0.01, 0.05, 0.03], ddof=1)
@@ -100,8 +105,27 @@ def test_seeds_to_settle_settle_it():
 
 
 def test_no_number_of_seeds_beats_a_small_test_set():
-    assert combine([0.01, 0.011, 0.012], np.array([-0.02, 0.01, 0.04])).seeds_to_settle is None
-    assert combine([0.01, -0.01], np.array([0.0, 0.0])).seeds_to_settle is None
+    small = combine([0.01, 0.011, 0.012], shared([-0.02, 0.01, 0.04]))
+    assert small.seeds_to_settle is None and small.lasting_error == pytest.approx(small.image_error) == 0.03
+    level = combine([0.01, -0.01], shared([0.0, 0.0], seeds=2))
+    assert level.seeds_to_settle is None and level.lasting_error == 0
+
+
+def test_more_seeds_settle_noise_that_is_not_of_the_test_images_alone():
+    rng = np.random.default_rng(3)
+    counts = draw_counts(300, 400, 0)
+
+    def differences(seeds):  # every seed finds other images hard: no noise that the test images bring to all seeds
+        values = 0.8 + rng.normal(0, 8, (seeds, 300))
+        return combine(values.mean(axis=1) / 100, values @ counts.T / 300 / 100)
+
+    asked = [differences(3) for _ in range(100)]
+    open_ones = [one for one in asked if one.verdict == "cannot tell"]
+    promised = [one.seeds_to_settle for one in open_ones]
+    assert len(open_ones) > 50 and promised.count(None) < 0.15 * len(open_ones)
+    # The mean of three seeds is itself uncertain, and so is what it promises; it is right more often than not.
+    seeds = int(np.median([n for n in promised if n]))
+    assert np.mean([differences(seeds).verdict == "helps" for _ in range(60)]) > 0.5
 
 
 def paired_difference(baseline, treatment, resamples=1000, **of):

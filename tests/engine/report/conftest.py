@@ -70,7 +70,10 @@ def made_up_results(classes=CLASSES, names=("real", "real+de"), seeds=(0, 1, 2),
         arms.append(Arm(name, [metrics(level) for level in levels[name]], [curve() for _ in seeds], 150 + 300 * index,
                         0.5 * (index > 0), [61.0] * len(seeds), {"note": f"what arm {index} trains on"}))  # fmt: skip
     differences = {
-        name: combine(levels[name] - levels[names[0]], rng.normal(np.mean(levels[name] - levels[names[0]]), 0.006, 500))
+        name: combine(
+            levels[name] - levels[names[0]],
+            np.tile(rng.normal(np.mean(levels[name] - levels[names[0]]), 0.006, 500), (len(seeds), 1)),
+        )
         for name in names[1:]
     }
     digest = "3f" * 32
