@@ -88,7 +88,8 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class DetrSettings:
-    """The transformer heads, dino and rtdetr, of adapters and detectors alike; DINO's own sizes are the defaults."""
+    """An adapter's transformer head, dino or rtdetr; DINO's own sizes are the defaults. A detector's sizes are
+    `detector.size` and `detector.options`."""
 
     queries: int = _limit(900, 1)
     encoder_layers: int = _limit(6, 1)

@@ -16,6 +16,7 @@ from engine.data.across_domains import write_across_domains
 from engine.data.dataset import read_dataset, splits_of
 from engine.data.sources import TRAIN, UNLABELLED, has_unlabelled
 from engine.data.subset import write_subset
+from engine.errors import ConfigError, DatasetError
 from engine.evaluation.study import study_of, write_study
 from engine.ldm.folder import find_ldm, hash_weights
 from engine.sections import Settings
@@ -56,6 +57,7 @@ def run_study(request: StudyRequest, cases: Sequence[Case], tell: Callable[[str]
     """
     from engine.report.study_page import write_study_page
 
+    _check(request, cases)
     _claim(request)
     results = {}
     for number, case in enumerate(cases, start=1):
@@ -65,6 +67,19 @@ def run_study(request: StudyRequest, cases: Sequence[Case], tell: Callable[[str]
         write_study(request.out, study)
         write_study_page(request.out, study)
     return study
+
+
+def _check(request: StudyRequest, cases: Sequence[Case]) -> None:
+    """Refuse at once what a neighbour would refuse after hours."""
+    if not any("attention" in case.neighbours for case in cases):
+        return
+    if request.open_settings(())[1].generation.prompt == "none":
+        raise ConfigError(
+            "de study neighbours: cross-attention is read between image and words, and generation.prompt is none. Set "
+            "generation.prompt=caption, or template."
+        )
+    if all(annotation.iscrowd for annotation in read_dataset(request.real, "val").annotations):
+        raise DatasetError(f"{request.real / 'val.json'} holds no object: cross-attention's threshold is chosen on it.")
 
 
 def _claim(request: StudyRequest) -> None:

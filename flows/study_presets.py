@@ -10,6 +10,7 @@ from engine.errors import ConfigError
 
 SIZES = ("1%", "5%", "10%", "50", "150", "500")
 DETECTORS = ("small", "small:retinanet", "small:fasterrcnn", "small:rtdetr")
+SIZED_DETECTORS = ("small:dino", "small:rtdetr")  # in their tiny size: the full one, DINO's, is for a GPU
 FIRST = ("pretrained", "generated_first")  # arms of engine.evaluation.arms
 NEIGHBOURS = ("copy_paste", "inpaint", "detector", "attention")  # names of engine.baselines
 
@@ -44,13 +45,12 @@ def data_sparse(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> 
 
 def label_scarce(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
     """Few labels, and pictures without any: images are drawn from all of them."""
-    return [Case(f"{count} labels", count, unlabelled=True) for count in counts(images, sizes) if count < images]
+    return [Case(f"{count} labels", count, unlabelled=True) for count in _fewer(images, sizes)]
 
 
 def semi_supervised(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
     """As label-scarce, beside the adapter's labels on the pictures as they are, which is what drawing has to beat."""
-    cases = [Case(f"{count} labels", count, True, semi=True) for count in counts(images, sizes) if count < images]
-    return cases
+    return [Case(f"{count} labels", count, True, semi=True) for count in _fewer(images, sizes)]
 
 
 def pretrain(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
@@ -60,7 +60,10 @@ def pretrain(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> lis
 
 def several_detectors(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
     """The same generated images, another detector each time."""
-    return [Case(name, overrides=(f"detector.name={name}",)) for name in detectors]
+    if not detectors:
+        raise ConfigError(f"--detectors: write names of detectors, such as {','.join(DETECTORS)}.")
+    sizes = {name: ("detector.size=tiny",) for name in SIZED_DETECTORS}
+    return [Case(name, overrides=(f"detector.name={name}", *sizes.get(name, ()))) for name in detectors]
 
 
 def neighbours(images: int, sizes: Sequence[str], detectors: Sequence[str]) -> list[Case]:
@@ -108,6 +111,18 @@ def check_options(preset: str, given: Mapping[str, object]) -> None:
             raise ConfigError(f"{option} is for {', '.join(TAKES[option])}: de study {preset} does not look at it.")
     if preset == "cross-domain" and given["--target"] is None:
         raise ConfigError("de study cross-domain: give the dataset of the other domain as --target DIR.")
+
+
+def _fewer(images: int, sizes: Sequence[str]) -> list[int]:
+    """`counts` of fewer than all images.
+
+    Raises:
+        ConfigError: no such count.
+    """
+    found = [count for count in counts(images, sizes) if count < images]
+    if not found:
+        raise ConfigError(f"--sizes {','.join(sizes)}: all {images} images keep their labels. Write a smaller size.")
+    return found
 
 
 def counts(images: int, sizes: Sequence[str]) -> list[int]:

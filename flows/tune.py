@@ -15,6 +15,7 @@ from engine.data.dataset import Dataset, read_dataset
 from engine.data.files import write_atomically
 from engine.errors import DatasetError
 from engine.evaluation.candidates import Candidate, faithful_ratio, fidelity, propose
+from engine.evaluation.compare import check_objects
 from engine.evaluation.leakage import search_val
 from engine.evaluation.trainings import trainings_at_once
 from engine.evaluation.tuning import Clock, Trial, affordable, choose, train_baseline
@@ -35,8 +36,8 @@ def tune(request: TuneRequest, tell: Callable[[str], None], on_progress=lambda d
     """
     clock = Clock(request.minutes)
     train, val = read_dataset(request.data, "train"), read_dataset(request.data, "val")
-    if not val.annotations:
-        raise DatasetError(f"{request.data / 'val.json'} holds no box: tuning chooses by it. Set some images aside.")
+    for split in (train, val):
+        check_objects(split, "tuning trains on train.json and chooses by val.json")
     _claim(request, train, val)
     pool = draw_pool(request, tell)
     leakage = _search(request, train, val, pool, tell)

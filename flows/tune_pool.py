@@ -82,6 +82,7 @@ def score_thresholds(request: TuneRequest, val: Dataset) -> dict[str, float]:
     found = {}
     for precision in PRECISIONS:
         score = choose_thresholds(val, detections, precision, settings.generation.suppress_iou)["pooled"]["score"]
-        if score is not None and round(score, 2) not in found.values():
-            found[f"precision {precision:g}"] = max(2 * FLOOR, round(score, 2))
+        threshold = None if score is None else max(2 * FLOOR, round(score, 2))
+        if threshold is not None and threshold not in found.values():
+            found[f"precision {precision:g}"] = threshold
     return found or {"settings": request.settings.generation.score_threshold}

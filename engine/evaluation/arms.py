@@ -7,12 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from engine.data.dataset import Dataset
+from engine.data.sources import UNLABELLED
 from engine.detection.samples import Source
 from engine.errors import ConfigError
 from engine.evaluation.controls import mean_score, permuted, unlabelled, with_source_labels, without_ignore
 from engine.sections import CONTROLS, CompareSettings
 
 BASELINE, TREATMENT, LONGER, TOGETHER = "real", "real+de", "real_longer", "arms+de"
+STRONG = "strong_augmentation"
+_DATASETS = (
+    "train",
+    "generated",
+    "val",
+    "test",
+    UNLABELLED,
+)  # names in the search for leaks
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")  # arms are folders
 
 
@@ -90,11 +99,9 @@ def plan_arms(
         "permuted": lambda: mixed(
             "permuted", permuted(generated), "every generated image has the boxes of another one: must hurt"
         ),
-        "strong_augmentation": lambda: ArmPlan(
-            "strong_augmentation", (Source(real),), 1.0, "real alone, with strong augmentation", detector=strong
-        ),
-        "strong_augmentation+de": lambda: mixed(
-            "strong_augmentation+de", generated, f"{TREATMENT}, with strong augmentation", detector=strong
+        STRONG: lambda: ArmPlan(STRONG, (Source(real),), 1.0, "real alone, with strong augmentation", detector=strong),
+        f"{STRONG}+de": lambda: mixed(
+            f"{STRONG}+de", generated, f"{TREATMENT}, with strong augmentation", baseline=STRONG, detector=strong
         ),
         "generated_first": generated_first,
         "pretrained": pretrained,
@@ -104,16 +111,17 @@ def plan_arms(
     unknown = [name for name in names if name not in CONTROLS]
     if unknown:
         raise ConfigError(f"compare.controls: unknown {', '.join(unknown)}. Known: {', '.join(CONTROLS)}.")
-    if "equal_real" in names and LONGER not in names:
-        names.insert(names.index("equal_real"), LONGER)
+    for name, against in (("equal_real", LONGER), (f"{STRONG}+de", STRONG)):
+        if name in names and against not in names:
+            names.insert(names.index(name), against)
     if share >= 1 and LONGER in names:
         raise ConfigError("compare.controls: equal_real needs compare.generated_share below 1.")
-    further = further or {}
+    further, taken = further or {}, (BASELINE, TREATMENT, *CONTROLS, *_DATASETS)
     for name in further:
-        if not _NAME.fullmatch(name) or name in (BASELINE, TREATMENT, *CONTROLS):
+        if not _NAME.fullmatch(name) or name in taken:
             raise ConfigError(
                 f"--arm {name}=...: a name is letters, digits, '_', '.', '+' and '-', and none of those in use: "
-                f"{', '.join((BASELINE, TREATMENT, *CONTROLS))}."
+                f"{', '.join(taken)}."
             )
     arms = [
         ArmPlan(BASELINE, (Source(real, 1.0),), 1.0, "the labelled training images alone"),

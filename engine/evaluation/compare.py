@@ -51,13 +51,18 @@ def compare(
         version_of: names the version of a dataset by its digests, for results.json.
 
     Raises:
-        DatasetError: splits missing or with different classes, nothing generated was accepted, a generated dataset is
-            not as it was generated, or an image that is trained on repeats a test image.
-        ConfigError: a control or the name of a further dataset that cannot be.
+        DatasetError: splits missing, without objects or with different classes, nothing generated was accepted, a
+            generated dataset is not as it was generated, or an image that is trained on repeats a test image.
+        ConfigError: a control or the name of a further dataset that cannot be, or fewer than two seeds.
         RunFailed: a training failed; the others are kept and a second run goes on.
     """
     train, test = read_dataset(real, "train"), read_dataset(real, "test")
     val = _read_validation(real)
+    check_objects(train, "there is nothing to learn from")
+    check_objects(test, "nothing can be scored on it")
+    count = list(range(seeds or settings.compare.seeds))
+    if len(count) < 2:
+        raise ConfigError(f"An interval needs at least 2 seeds per arm, got {len(count)}: raise compare.seeds.")
     check_classes({"train.json": train, "test.json": test} | ({"val.json": val} if val else {}))
     accepted = read_generated(generated, train)
     others = {name: read_generated(folder, train) for name, folder in (further or {}).items()}
@@ -75,7 +80,6 @@ def compare(
         {name: (folder, others[name]) for name, folder in (further or {}).items()},
         version_of,
     )
-    count = list(range(seeds or settings.compare.seeds))
     jobs = plan_jobs(arms, count, out, settings, test, val)
     run_jobs(jobs, test, settings, on_progress, val)
     comparison = Comparison(
@@ -125,6 +129,12 @@ def _scaled(train: Dataset, accepted: Dataset, settings: Settings) -> dict[str, 
                 *(multiple, len(train.images), count, len(accepted.images)),
             )
     return scaled
+
+
+def check_objects(dataset: Dataset, why: str) -> None:
+    """Raises DatasetError where a dataset holds no object, ignore regions aside. why: what it is in the way of."""
+    if all(annotation.iscrowd for annotation in dataset.annotations):
+        raise DatasetError(f"{dataset.folder / f'{dataset.split}.json'} holds no object: {why}. Label some images.")
 
 
 def check_classes(datasets: dict[str, Dataset]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from engine.curation.provenance import origin_image_id
 from engine.data.dataset import Annotation, Dataset, ImageRecord, subset
 from engine.errors import ConfigError
 
@@ -22,20 +23,20 @@ def unlabelled(dataset: Dataset) -> Dataset:
 
 def with_source_labels(real: Dataset, generated: Dataset) -> Dataset:
     """Generated images with the boxes of the real images that they were drawn from, scaled to their size; without
-    those that were drawn from a picture that has no labels.
+    those that were drawn from a picture that has no labels, or from words alone.
 
     Raises:
         ConfigError: none was drawn from a labelled image.
     """
     sources = {image.id: image for image in real.images}
-    drawn_from = [i.id for i in generated.images if i.extra.get("de", {}).get("source_image_id") in sources]
+    drawn_from = [image.id for image in generated.images if origin_image_id(image) in sources]
     generated = subset(generated, drawn_from)
     if not generated.images:
         raise ConfigError("compare.controls: source_labels needs images that were drawn from labelled ones; none was.")
     labels = [
-        _moved(box, image, sources[image.extra["de"]["source_image_id"]])
+        _moved(box, image, sources[origin_image_id(image)])
         for image in generated.images
-        for box in real.annotations_of(image.extra["de"]["source_image_id"])
+        for box in real.annotations_of(origin_image_id(image))
     ]
     return _relabelled(generated, labels)
 

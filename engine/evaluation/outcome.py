@@ -160,7 +160,8 @@ def _data(comparison: Comparison) -> dict:
 
 
 def _counts(data: Dataset) -> dict:
-    return {"images": len(data.images), "objects": len(data.annotations)}
+    ignored = sum(a.iscrowd for a in data.annotations)
+    return {"images": len(data.images), "objects": len(data.annotations) - ignored, "ignored": ignored}
 
 
 def _generated_summary(generated: Path, accepted: Dataset) -> dict:

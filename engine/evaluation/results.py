@@ -12,12 +12,13 @@ Layout (lists "per seed" follow the order of `seeds`; a score is 0 to 1, or null
                   where the dataset has a validation split}}
     arm_order, baseline, treatment: names of arms
     deltas: {arm: {mean, ci95: [low, high], verdict, per_seed, seed_error, image_error, lasting_error,
-                   seeds_to_settle, resamples, baseline, treatment}} of every arm against its baseline; delta: the one of `treatment`
+                   seeds_to_settle, resamples, baseline, treatment}} of every arm against its baseline; delta: the one
+                   of `treatment`
     against: {arm: the same of the treatment against that arm}
     further: {arm: folder}; leakage: see leakage.py; scaling: see scaling.py, where there is a scaling curve
     trained_on: {real, generated, further: {arm}} of {folder, content: {what: sha256}, version: a tag or null}
     seeds, versions, adapter (its card), gallery
-    data: {split: {images, objects, sha256}}
+    data: {split: {images, objects, ignored: regions, sha256}}
     generated: {planned, kept, dropped: {reason: n}, failed: {reason: n}, boxes, ignored, dropped_boxes: {reason: n},
                 rejected: {reason: n} of the kept by review, objects_per_class: {class: n},
                 drawn_with: {ldm, seed, ...}: model and settings of the generation, from its manifest, ...}

@@ -24,7 +24,8 @@ def scaling_of(points: Sequence[tuple[float, int, Sequence[float]]], worthwhile:
 
     The fit is base + gain (1 - exp(-multiple / scale)) through the means, wanted only where it explains them better
     than the scatter between seeds. stops_paying: the smallest multiple from which doubling gains less than
-    `worthwhile`: on the fit, or else between the measured points; None where that is beyond the last.
+    `worthwhile`, however much there is: on the fit, or else between the measured points; None where that is beyond the
+    last.
 
     Args:
         points: (generated images as a multiple of the real ones, their number, score 0 to 1 of every seed).
@@ -87,10 +88,14 @@ def _on_curve(fit: dict, last: float, worthwhile: float) -> float | None:
 
 
 def _between_points(multiples: np.ndarray, means: np.ndarray, worthwhile: float) -> float | None:
-    """The first measured multiple from which the next one gains less than so much a doubling; from none to the first
-    one counts as one."""
-    for place in range(len(multiples) - 1):
-        doublings = math.log2(multiples[place + 1] / multiples[place]) if multiples[place] > 0 else 1.0
-        if means[place + 1] - means[place] < worthwhile * doublings:
-            return float(multiples[place])
-    return None
+    """The measured multiple behind the last two between which it paid: the later one gains so much a doubling over any
+    that is before it. From none to the first one counts as one doubling."""
+    places = np.concatenate([[np.log2(multiples[1]) - 1], np.log2(multiples[1:])])
+    paying = [
+        later
+        for later in range(1, len(means))
+        if all(means[later] - means[k] >= worthwhile * (places[later] - places[k]) for k in range(later))
+    ]
+    if not paying:
+        return 0.0
+    return None if paying[-1] == len(means) - 1 else float(multiples[paying[-1]])

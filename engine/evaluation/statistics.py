@@ -11,8 +11,8 @@ This is the rule of Zou and Donner (Statistics in Medicine 27, 2008: recovery of
 independent quantities, each with its own interval: Student's t over seeds, a normal bootstrap over images. Noise that
 belongs to a seed and an image together is counted in both parts, so the interval errs to the wide side.
 
-What more seeds would do to V is told by the seeds one by one: noise that all of them share stays, noise of a seed and an
-image together shrinks with their number. Of n seeds V = shared + single / n, and the V of one seed alone is shared + single.
+What more seeds would do to V is told by the seeds one by one: noise that all of them share stays, noise of a seed and
+an image together shrinks with their number. Of n seeds V = shared + single / n; of one alone it is shared + single.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from engine.detection.trained import CARD, save_detector
 from engine.detection.zoo.weights import weights_sha256
 from engine.errors import DatasetError
 from engine.evaluation.coco_map import evaluate
-from engine.evaluation.compare import check_classes, read_generated
+from engine.evaluation.compare import check_classes, check_objects, read_generated
 from engine.evaluation.outcome import versions
 from engine.evaluation.trainings import source_record
 from engine.ldm.device import choose_device
@@ -43,8 +43,7 @@ def train_detector(real: Path, out: Path, settings: Settings, generated: Path | 
         raise DatasetError(f"{out} holds a trained detector already. Give a new folder, or remove it.")
     options = settings.detector
     train = read_dataset(real, "train")
-    if not train.annotations:
-        raise DatasetError(f"{real / 'train.json'} holds no box to learn from. Label some images first.")
+    check_objects(train, "there is nothing to learn from")
     val = read_dataset(real, "val") if "val" in splits_of(real) else None
     if val is not None:
         check_classes({"train.json": train, "val.json": val})

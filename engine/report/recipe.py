@@ -10,9 +10,10 @@ from pathlib import Path
 from engine.config import as_dict
 from engine.sections import LdmSettings, Settings
 
-_SECTIONS = ("compare", "detector", "detr")  # what `de compare` reads, beside the device
+_SECTIONS = ("compare", "detector")  # what `de compare` reads, beside the device
 _SEARCHED = ("revision", "resolution", "dtype")  # of `ldm`: what it reads where it searches for leaks with one
-_EARLIER = ("adapt_ldm", "adapter", "generation", "review", "demo", "scale_up")  # sections of other steps
+_WIDTH = 118  # of the command's lines
+_EARLIER = ("adapt_ldm", "adapter", "detr", "generation", "review", "demo", "scale_up")  # sections of other steps
 _LINES = (
     ("Trainings per arm", "{}", "compare.seeds"),
     ("Generated share of a batch", "{}", "compare.generated_share"),
@@ -62,11 +63,12 @@ def compare_command(
     further: Mapping[str, str] | None = None,
     ldm: LdmSettings | None = None,
 ) -> str:
-    """`de compare` with every setting that it reads and that is not the default, in lines for a shell.
+    """`de compare` with every setting that it reads, in lines for a shell: what goes without saying differs from one
+    params.yaml, and from one model's recommendations, to the next.
 
     ldm: the diffusion model that was searched for leaks with; its features depend on its revision, size and precision.
     """
-    given, default = as_dict(settings), as_dict(Settings())
+    given = as_dict(settings)
     lines = [["de", "compare", "--real", real, "--generated", generated, "--out", out, "--seeds", seeds]]
     lines += [["--arm", f"{name}={folder}"] for name, folder in (further or {}).items()]
     lines += [["--ldm", ldm.id]] if ldm else []
@@ -75,9 +77,11 @@ def compare_command(
     read = ("device", *_SEARCHED) if ldm else ("device",)
     keys = [*(("ldm", key) for key in read), *((section, key) for section in _SECTIONS for key in given[section])]
     for section, key in keys:
-        value = given[section][key]
-        # A model recommends settings of its own, so that what is the default here need not be what it would get.
-        stated = section == "ldm" and key in _SEARCHED and value is not None
-        if (stated or value != default[section][key]) and (section, key) != ("compare", "seeds"):
-            lines.append(["--set", f"{section}.{key}={json.dumps(value)}"])
+        if given[section][key] is None or (section, key) == ("compare", "seeds"):
+            continue
+        words = ["--set", f"{section}.{key}={json.dumps(given[section][key])}"]
+        if lines[-1][0] == "--set" and len(shlex.join([*lines[-1], *words])) <= _WIDTH:
+            lines[-1] += words
+        else:
+            lines.append(words)
     return " \\\n  ".join(shlex.join(str(word) for word in line) for line in lines)

@@ -10,11 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.data.world_folder import write_world
+from engine.detection.heads import NECKS
 from engine.errors import ConfigError, RunConflict
 from engine.ldm import embedded_folder
+from engine.sections import SMALL as SMALL_NAMES
 from flows.cli import app
 from flows.study import StudyRequest
-from flows.study_presets import PRESETS, Case, counts
+from flows.study_presets import PRESETS, SIZED_DETECTORS, Case, counts
 from tasks.settings import open_settings
 
 SMALL = [
@@ -41,10 +43,24 @@ def test_presets_say_what_each_case_may_see():
             assert case.unlabelled is seen.get(name)
             assert case.semi == (name in ("semi-supervised", "cross-domain"))
             assert not (case.unlabelled and case.labels == 200)  # nothing is unlabelled then
-    assert [c.overrides for c in PRESETS["detectors"](200, ["10%"], ["a", "b"])] == [
+    assert [c.overrides for c in PRESETS["detectors"](200, ["10%"], ["a", "small:rtdetr"])] == [
         ("detector.name=a",),
-        ("detector.name=b",),
+        ("detector.name=small:rtdetr", "detector.size=tiny"),
     ]
+    assert {SMALL_NAMES + head for head in NECKS} == set(SIZED_DETECTORS)
+
+
+def test_a_study_without_a_case_and_attention_without_words_are_refused_at_once(world, tmp_path):
+    for preset, images, sizes, detectors, words in (
+        ("label-scarce", 100, ["100"], ["small"], "all 100 images keep their labels"),
+        ("semi-supervised", 100, ["100%"], ["small"], "all 100 images keep their labels"),
+        ("detectors", 100, ["10%"], [], "write names of detectors"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            PRESETS[preset](images, sizes, detectors)
+    out = tmp_path / "out"
+    refused = study("neighbours", "--real", world, "--out", out, "--sizes", "4", "--set", "generation.prompt=none")
+    assert refused.exit_code == 2 and "generation.prompt is none" in refused.output and not out.exists()
 
 
 @pytest.fixture(scope="module")

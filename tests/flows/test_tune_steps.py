@@ -13,7 +13,7 @@ from engine.data.world_folder import write_world
 from engine.errors import ConfigError
 from engine.sections import ReviewSettings, Settings
 from flows.tune import PLAN, TuneRequest, _affordable, _read_plan, _search
-from flows.tune_pool import pool_settings
+from flows.tune_pool import pool_settings, score_thresholds
 from tasks.settings import open_settings
 
 SETTINGS = open_settings(None, ["ldm.device=cpu"], "world")[1]
@@ -64,3 +64,14 @@ def test_gates_that_judge_labels_do_not_judge_the_pool_whose_boxes_have_any_scor
     review = pool_settings(judged).review
     assert (review.box_count_factor, review.min_mean_score, review.min_label_agreement) == (0.0, 0.0, 0.0)
     assert review.duplicate_distance == judged.review.duplicate_distance
+
+
+def test_thresholds_that_come_out_equal_are_tried_once(splits, monkeypatch):
+    found = {0.6: 0.12, 0.75: 0.17, 0.9: 0.35}
+    monkeypatch.setattr("engine.generation.draw.load_drawer", lambda *a: None)
+    monkeypatch.setattr("engine.adapter.quality.predict_sources", lambda *a: [])
+    monkeypatch.setattr(
+        "engine.adapter.thresholds.choose_thresholds",
+        lambda val, detections, precision, suppress: {"pooled": {"score": found[precision]}},
+    )
+    assert score_thresholds(request_of(), splits[1]) == {"precision 0.6": 0.2, "precision 0.9": 0.35}

@@ -75,6 +75,14 @@ def test_source_labels_are_the_sources_boxes_in_the_generated_frame(world_folder
         assert [a.bbox_xywh for a in relabelled.annotations if a.image_id == image.id] == expected
 
 
+def test_pictures_drawn_from_words_have_no_source_whose_labels_they_could_take(world_folder, generated):
+    real, drawn = read_dataset(world_folder, "train"), read_dataset(generated, "annotations")
+    first, *rest = drawn.images
+    from_words = dataclasses.replace(first, extra={"de": {**first.extra["de"], "mode": "text_to_image"}})
+    relabelled = with_source_labels(real, dataclasses.replace(drawn, images=(from_words, *rest)))
+    assert [image.id for image in relabelled.images] == [image.id for image in rest]
+
+
 def test_permuted_images_all_have_the_boxes_of_another_one(generated):
     drawn = read_dataset(generated, "annotations")
     boxes = {i.id: [a.bbox_xywh for a in drawn.annotations_of(i.id)] for i in drawn.images}
@@ -86,9 +94,16 @@ def test_permuted_images_all_have_the_boxes_of_another_one(generated):
 
 def test_equal_real_brings_its_own_baseline_and_names_are_folders(world_folder, generated):
     real, drawn = read_dataset(world_folder, "train"), read_dataset(generated, "annotations")
-    settings = dataclasses.replace(load_settings().compare, controls=("equal_real",))
-    assert [arm.name for arm in plan_arms(real, drawn, settings)] == ["real", "real+de", "real_longer", "equal_real"]
-    for name in ("real", "../out", "permuted", ""):
+    settings = dataclasses.replace(load_settings().compare, controls=("equal_real", "strong_augmentation+de"))
+    arms = {arm.name: arm.baseline for arm in plan_arms(real, drawn, settings)}
+    assert list(arms.items())[2:] == [
+        ("real_longer", "real"),
+        ("equal_real", "real_longer"),
+        ("strong_augmentation", "real"),
+        ("strong_augmentation+de", "strong_augmentation"),
+    ]
+    # train, generated and so on are names in the search for leaks, which an arm of that name would take the place of
+    for name in ("real", "../out", "permuted", "", "train", "generated", "val", "test", "unlabelled"):
         with pytest.raises(ConfigError, match="--arm"):
             plan_arms(real, drawn, settings, {name: drawn})
 
@@ -227,6 +242,20 @@ def test_a_training_that_was_stopped_goes_on(world_folder, generated, tmp_path, 
     monkeypatch.setattr(fitting, "fit", watch)
     assert trainings.train_one(job(tmp_path), test, settings)["detections"] == unbroken["detections"]
     assert drawn_again == [2, 3, 4, 5]
+
+
+def test_what_cannot_be_compared_is_said_before_anything_is_trained(world_folder, generated, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.evaluation.compare.search_leaks", lambda *a: pytest.fail("it was begun"))
+    settings = load_settings(None, FAST)
+    with pytest.raises(ConfigError, match="at least 2 seeds per arm, got 1"):
+        compare(world_folder, generated, tmp_path / "out", settings, seeds=1)
+    for split, words in (("train", "nothing to learn from"), ("test", "nothing can be scored")):
+        folder = shutil.copytree(world_folder, tmp_path / split)
+        whole = read_dataset(folder, split)
+        ignored = [dataclasses.replace(a, iscrowd=1) for a in whole.annotations]
+        write_dataset(folder, split, whole.images, ignored, whole.categories)
+        with pytest.raises(DatasetError, match=f"{split}.json holds no object: .*{words}"):
+            compare(folder, generated, tmp_path / "out", settings, seeds=2)
 
 
 def test_nothing_accepted_or_other_classes_stop_it(world_folder, generated, tmp_path):

@@ -30,6 +30,14 @@ def test_a_score_that_goes_up_and_down_has_no_fit():
     assert scaling["fit"] is None and scaling["stops_paying"] == 1
 
 
+def test_a_slow_start_is_no_end():
+    slow = [(0, 0, [0.300, 0.300]), (1, 50, [0.303, 0.303]), (4, 200, [0.400, 0.400])]
+    assert scaling_of(slow, worthwhile=0.005)["stops_paying"] is None
+    assert scaling_of([*slow, (8, 400, [0.401, 0.401])], worthwhile=0.005)["stops_paying"] == 4
+    level = [(m, n, [0.3 + 0.001 * m] * 2) for m, n, _ in slow]
+    assert scaling_of(level, worthwhile=0.005)["stops_paying"] == 0
+
+
 def test_still_paying_at_the_end_is_said():
     scaling = scaling_of(points(lambda m: 0.3 + 0.02 * m, multiples=(0, 1, 2)), worthwhile=0.005)
     assert scaling["fit"] is None and scaling["stops_paying"] is None and "still pays" in scaling["note"]

@@ -105,5 +105,5 @@ def test_mistakes_are_one_message(detector, world_folder, tmp_path):
     shutil.copytree(world_folder, bare)
     content = json.loads((bare / "train.json").read_text())
     (bare / "train.json").write_text(json.dumps({**content, "annotations": []}))
-    with pytest.raises(DatasetError, match="holds no box to learn from"):
+    with pytest.raises(DatasetError, match="nothing to learn from"):
         train_detector(bare, tmp_path / "d", SETTINGS)
