@@ -31,6 +31,8 @@ from engine.generation.devices import environment_of, gpus_for
 from engine.ldm.device import choose_device
 from engine.sections import Settings
 
+_CODE = 2  # raise it with every change of the code after which the same data and settings train otherwise
+
 
 @dataclass(frozen=True)
 class Job:
@@ -74,10 +76,9 @@ def plan_jobs(
     # A digest reads every picture: once for a dataset, however many arms and seeds train on it.
     datasets = {id(source.dataset): source.dataset for arm in arms for source in arm.sources}
     digests = {key: dataset.digest() for key, dataset in datasets.items()}
-    # Without a validation split the digest is what it was before there could be one: such trainings are found again.
     scored = [split.digest() for split in (test, val) if split is not None]
     decides = {name: value for name, value in as_dict(settings.detector).items() if name != "save_every"}
-    decides["weights_sha256"] = weights_sha256(settings.detector)
+    decides |= {"weights_sha256": weights_sha256(settings.detector), "code": _CODE, "torch": str(torch.__version__)}
     jobs = []
     for seed in seeds:
         for arm in arms:

@@ -65,3 +65,19 @@ def test_a_job_says_what_it_trains_on(world_folder, tmp_path):
         ("train", real.digest(), 1.0),
         ("val", drawn.digest(), settings.compare.generated_until),
     ]
+
+
+def test_a_training_of_other_code_or_another_torch_is_not_taken_for_this_one(world_folder, tmp_path, monkeypatch):
+    settings = load_settings()
+    real, drawn, test = (read_dataset(world_folder, split) for split in ("train", "val", "test"))
+    arms = plan_arms(real, drawn, settings.compare)
+
+    def key():
+        return trainings.plan_jobs(arms, [0], tmp_path, settings, test)[0].digest
+
+    before = key()
+    assert key() == before
+    for target, value in (("_CODE", trainings._CODE + 1), ("torch.__version__", "0.1")):
+        with monkeypatch.context() as changed:
+            changed.setattr(f"engine.evaluation.trainings.{target}", value)
+            assert key() != before
