@@ -22,25 +22,30 @@ _NAME, _SHORT_NAME = 42, 24  # characters of a name that fit above a row: alone,
 def difference_plot(
     rows: Sequence[tuple[str, int, float, float, float]], label: str, span: Sequence[float] = ()
 ) -> Markup:
-    """One interval a row against a zero line: (name, colour, mean, low, high), in the unit shown; label: of what.
+    """One interval a row against a zero line: (name, colour, mean, low, high), in the unit shown; label: of what. A name
+    may have a second line.
 
     span: values that the axis reaches too, so that several plots can be compared.
     """
     axis = _Axis([*(value for row in rows for value in row[2:]), *span, 0.0])
-    top, step = 6, 46
-    parts = [axis.drawn(top, top + step * len(rows), signed=True)]
-    parts.append(svg.line(axis.at(0), top, axis.at(0), top + step * len(rows), "zero"))
-    for index, (name, colour, mean, low, high) in enumerate(rows):
-        y = top + step * index + 32
+    top, step, more = 6, 46, 16
+    bottom = top + sum(step + more * ("\n" in row[0]) for row in rows)
+    parts = [axis.drawn(top, bottom, signed=True), svg.line(axis.at(0), top, axis.at(0), bottom, "zero")]
+    y = top - 14
+    for name, colour, mean, low, high in rows:
+        name, _, second = name.partition("\n")
+        y += step + (more if second else 0)
+        first = y - 16 - (more if second else 0)
+        parts += [svg.text(_LEFT, y - 16, _cut(second), "small")] if second else []
         parts += [
-            svg.text(_LEFT, y - 16, _cut(name, _SHORT_NAME)),
-            svg.text(_RIGHT, y - 16, f"{signed(mean)} ({signed(low)} to {signed(high)})", "end number"),
+            svg.text(_LEFT, first, _cut(name, _SHORT_NAME)),
+            svg.text(_RIGHT, first, f"{signed(mean)} ({signed(low)} to {signed(high)})", "end number"),
             svg.line(axis.at(low), y, axis.at(high), y, f"interval c{colour}"),
             svg.line(axis.at(low), y - 4, axis.at(low), y + 4, f"interval c{colour}"),
             svg.line(axis.at(high), y - 4, axis.at(high), y + 4, f"interval c{colour}"),
             svg.dot(axis.at(mean), y, 5, f"c{colour}", f"{name}: {signed(mean)}"),
         ]
-    return svg.drawing(top + step * len(rows) + 22, parts, label)
+    return svg.drawing(bottom + 22, parts, label)
 
 
 def seeds_plot(rows: Sequence[tuple[str, int, Sequence[float]]], seeds: Sequence[int]) -> Markup:

@@ -90,11 +90,11 @@ def difference_rows(
     deltas: Mapping, order: Sequence[str], colours: Mapping[str, int], baseline: str | None = None
 ) -> list[tuple]:
     """(arm, colour, mean, low, high) in points, for `difference_plot`. Given the `baseline` that goes without saying,
-    an arm that is measured against another says so."""
+    an arm that is measured against another says so in a second line."""
 
     def labelled(name: str) -> str:
         other = deltas[name]["baseline"]
-        return name if baseline in (None, other) else f"{name}, minus {other}"
+        return name if baseline in (None, other) else f"{name}\nminus “{other}”"
 
     return [
         (labelled(name), colours[name], *(100 * value for value in (deltas[name]["mean"], *deltas[name]["ci95"])))
