@@ -22,8 +22,8 @@ _NAME, _SHORT_NAME = 42, 24  # characters of a name that fit above a row: alone,
 def difference_plot(
     rows: Sequence[tuple[str, int, float, float, float]], label: str, span: Sequence[float] = ()
 ) -> Markup:
-    """One interval a row against a zero line: (name, colour, mean, low, high), in the unit shown; label: of what. A name
-    may have a second line.
+    """One interval a row against a zero line: (name, colour, mean, low, high), in the unit shown; label: of what. A
+    name may have a second line.
 
     span: values that the axis reaches too, so that several plots can be compared.
     """

@@ -28,7 +28,14 @@ def write_study_page(out: Path, study: Mapping) -> Path:
 
 def _case(name: str, rows: Sequence[Mapping], colours: Mapping[str, int], span: Sequence[float]) -> dict:
     first = rows[0]
-    intervals = [(row["label"], colours[row["arm"]], *(100 * v for v in (row["mean"], *row["ci95"]))) for row in rows]
+    intervals = [
+        (
+            row["label"].replace(", minus ", "\nminus "),
+            colours[row["arm"]],
+            *(100 * v for v in (row["mean"], *row["ci95"])),
+        )
+        for row in rows
+    ]
     ours = next((row for row in rows if row["arm"] == "real+de"), None)
     return {
         "name": name,
