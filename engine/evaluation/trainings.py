@@ -31,7 +31,7 @@ from engine.generation.devices import environment_of, gpus_for
 from engine.ldm.device import choose_device
 from engine.sections import Settings
 
-_CODE = 2  # raise it with every change of the code after which the same data and settings train otherwise
+_CODE = 3  # raise it with every change of the code after which the same data and settings train otherwise
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,15 @@ class _HonoursIgnore:
 
 
 class Fcos(_HonoursIgnore, FCOS):
-    """torchvision's FCOS, which ignores what it is told to."""
+    """torchvision's FCOS, which ignores what it is told to, and whose untrained boxes are two strides wide.
+
+    The stock ones are of no width, behind a ReLU: where the first steps push them below zero they have no gradient any
+    more, and now and then a training never learns to place a box.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        nn.init.ones_(self.head.regression_head.bbox_reg.bias)
 
 
 class Retina(_HonoursIgnore, RetinaNet):

@@ -2,9 +2,12 @@ import pytest
 import torch
 from by_heart import learn_by_heart
 
+from engine.detection.build import build_detector
 from engine.detection.detector import ConvBackbone, Detector, Reader
 from engine.detection.heads import HeadSettings
+from engine.detection.heads.dense import Fcos
 from engine.detection.targets import Target
+from engine.sections import DetectorSettings
 
 SIZE = 64
 
@@ -52,6 +55,18 @@ def test_an_ignore_region_takes_its_places_out_of_the_loss(kind):
     assert everything > half > nothing
     # Inside the object itself the object counts, whatever is ignored around it.
     assert nothing > 0
+
+
+@pytest.mark.parametrize("name", ["small", "fcos_resnet50_fpn"])
+def test_every_untrained_box_of_fcos_has_a_width_and_so_a_gradient(name):
+    settings = DetectorSettings(name=name, width=64, resolution=64)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        module = build_detector(settings, 6).module
+        (fcos,) = (part for part in module.modules() if isinstance(part, Fcos))
+        width = fcos.head.regression_head.bbox_reg.in_channels
+        boxes, _ = fcos.head.regression_head([torch.randn(2, width, 8, 8)])
+        assert (boxes > 0).float().mean() > 0.95 and 0.8 < boxes.mean() < 1.2
 
 
 def test_a_detector_learns_two_pictures_by_heart():
