@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 
 from engine.report.plots import signed
 from engine.report.scores import interval, mean
+
+_FAILED = 0.2  # of the median over seeds
 
 
 def in_short(results: Mapping, classes: Sequence[Mapping], generated: Mapping | None) -> list[str]:
     """Sentences in the order of their weight. classes: as `class_rows`; generated: as `generated_part`."""
     data, changes = results["data"], results.get("changes")
     parts = [
+        _failed(results),
         _data(data, generated),
         _classes(classes, results),
         _best_arm(results),
@@ -20,6 +23,22 @@ def in_short(results: Mapping, classes: Sequence[Mapping], generated: Mapping | 
     ]
     parts += [_labels(results["adapter"].get("validation"))]
     return [part for part in parts if part]
+
+
+def _failed(results: Mapping) -> str:
+    """A training that never began to learn decides a mean and widens an interval: the reader must know."""
+    failed = []
+    for name, arm in results["arms"].items():
+        scores = [score or 0.0 for score in arm["map"]]
+        usual = median(scores)
+        at = zip(results["seeds"], scores, strict=True)
+        failed += [f"“{name}” with seed {seed}" for seed, score in at if score < _FAILED * usual]
+    if not failed:
+        return ""
+    return (
+        f"Did not learn: {', '.join(failed)}, less than {_FAILED:.0%} of what its other seeds reach. What is said of "
+        "such an arm says little; a lower learning rate or a longer warm-up may help."
+    )
 
 
 def _data(data: Mapping, generated: Mapping | None) -> str:

@@ -9,6 +9,7 @@ import pytest
 from engine.errors import DatasetError
 from engine.report import gallery_from, write_report
 from engine.report.failures import ChangedImage
+from engine.report.in_short import in_short
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "wbr"}
 
@@ -243,3 +244,13 @@ def test_intervals_of_scores_and_classes_where_there_are_any(make_results, tmp_p
     assert "without intervals" not in page and "without an interval" not in page
     assert page.count("+2.1 (+0.4 to +3.8)") == 2 + len(names) - 1
     assert f"Of {len(names) - 1} intervals of classes {len(names) - 1} exclude zero" in page
+
+
+def test_a_training_that_did_not_learn_is_named_first(make_results):
+    results = make_results()
+    arm = results["arm_order"][-1]
+    assert "Did not learn" not in in_short(results, [], None)[0]
+    results["arms"][arm]["map"][1] = 0.0
+    assert in_short(results, [], None)[0].startswith(
+        f"Did not learn: “{arm}” with seed {results['seeds'][1]}, less than 20%"
+    )
