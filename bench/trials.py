@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from engine.curation.provenance import source_image_id
 from engine.data.dataset import Dataset, ImageRecord, read_dataset, subset
 from engine.detection.build import build_detector
 from engine.detection.prediction import predict
@@ -102,7 +103,8 @@ def read_labels(folder: Path) -> Dataset:
 
 def source_of(image: ImageRecord) -> int:
     """Id of the picture that it was drawn from; its own if it was not drawn."""
-    return image.extra.get("de", {}).get("source_image_id", image.id)
+    found = source_image_id(image)
+    return image.id if found is None else found
 
 
 def by_source(dataset: Dataset) -> dict[int, ImageRecord]:
