@@ -15,13 +15,8 @@ from engine.sections import CONTROLS, CompareSettings
 
 BASELINE, TREATMENT, LONGER, TOGETHER = "real", "real+de", "real_longer", "arms+de"
 STRONG = "strong_augmentation"
-_DATASETS = (
-    "train",
-    "generated",
-    "val",
-    "test",
-    UNLABELLED,
-)  # names in the search for leaks
+# What the search for leaks calls the datasets of every comparison.
+_DATASETS = ("train", "generated", "val", "test", UNLABELLED)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")  # arms are folders
 
 
