@@ -16,7 +16,7 @@ from engine.data.across_domains import write_across_domains
 from engine.data.dataset import read_dataset, splits_of
 from engine.data.sources import TRAIN, UNLABELLED, has_unlabelled
 from engine.data.subset import write_subset
-from engine.errors import ConfigError, DatasetError
+from engine.errors import ConfigError
 from engine.evaluation.study import study_of, write_study
 from engine.ldm.folder import find_ldm, hash_weights
 from engine.sections import Settings
@@ -71,6 +71,8 @@ def run_study(request: StudyRequest, cases: Sequence[Case], tell: Callable[[str]
 
 def _check(request: StudyRequest, cases: Sequence[Case]) -> None:
     """Refuse at once what a neighbour would refuse after hours."""
+    from engine.evaluation.compare import check_objects
+
     if not any("attention" in case.neighbours for case in cases):
         return
     if request.open_settings(())[1].generation.prompt == "none":
@@ -78,8 +80,7 @@ def _check(request: StudyRequest, cases: Sequence[Case]) -> None:
             "de study neighbours: cross-attention is read between image and words, and generation.prompt is none. Set "
             "generation.prompt=caption, or template."
         )
-    if all(annotation.iscrowd for annotation in read_dataset(request.real, "val").annotations):
-        raise DatasetError(f"{request.real / 'val.json'} holds no object: cross-attention's threshold is chosen on it.")
+    check_objects(read_dataset(request.real, "val"), "cross-attention's threshold is chosen on it")
 
 
 def _claim(request: StudyRequest) -> None:
